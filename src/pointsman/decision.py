@@ -1,0 +1,109 @@
+"""Scores in, a Decision out. Pure: knows no router, clock or network.
+
+A router gives every policy a probability and keeps the rest for "none of them" (`Scores.other`). `choose` takes the
+best policy if it beats "other"; failing that it backs off from actions to their domain, and from there to the default.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from pointsman.policy import PolicySet
+
+
+class Reason(StrEnum):
+    """Why a decision came out as it did. Closed: callers may switch on it."""
+
+    PINNED = "pinned"
+    """The caller named a model."""
+    RULE = "rule"
+    """A deterministic rule of the policy file fired; no router was asked."""
+    AFFINITY = "affinity"
+    """The conversation was kept on the model it had."""
+    MATCHED = "matched"
+    """The router's best policy."""
+    BACKED_OFF = "backed_off"
+    """No action was likely enough, but their domain was."""
+    NO_MATCH = "no_match"
+    """Nothing fits, or there was nothing to read: the default."""
+    TIMEOUT = "timeout"
+    """The router missed its deadline: the default."""
+    ROUTER_FAILED = "router_failed"
+    """The router raised, or answered with nonsense: the default."""
+    NO_POLICIES = "no_policies"
+    """No policy is on offer: the default."""
+
+
+class PolicyScore(msgspec.Struct, frozen=True, kw_only=True):
+    """One policy's score. `score` is the router's own scale (cosine for the encoder); `probability` is calibrated."""
+
+    policy: str
+    score: float
+    probability: float
+    example: str | None = None
+    """The example of the policy file that was nearest, where examples decided."""
+
+
+class Scores(msgspec.Struct, frozen=True, kw_only=True):
+    """A distribution over every policy on offer and "none of them". `policies` is in the policy set's order."""
+
+    policies: tuple[PolicyScore, ...]
+    other: float
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """What `choose` makes of scores: a policy (None: the default), why, how sure, and the next best."""
+
+    policy: str | None
+    reason: Reason
+    confidence: float
+    runner_up: str | None
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of routing one conversation.
+
+    `policy` is None when the default answers. `model` and `fallbacks` are `provider/name`. `confidence` is the
+    probability that the choice is right (None where no router spoke), `elapsed_ms` the wall time of the decision.
+    """
+
+    policy: str | None
+    model: str
+    fallbacks: tuple[str, ...]
+    reason: Reason
+    confidence: float | None
+    runner_up: str | None
+    scores: tuple[PolicyScore, ...]
+    other: float | None
+    router: str | None
+    policy_set: str
+    elapsed_ms: float
+
+
+def choose(scores: Scores, policies: PolicySet, *, min_confidence: float = 0.0) -> Choice:
+    """The policy that these scores speak for. Ties go to the policy that was written first.
+
+    A policy must be at least as likely as "other" and as `min_confidence`. If none is, the likeliest domain on offer
+    is taken whose own probability and its actions' add up to at least one half (paper, section 3: a request too vague
+    for any action resolves to its domain).
+    """
+    ranked = sorted(scores.policies, key=lambda each: -each.probability)
+    if not ranked:
+        return Choice(policy=None, reason=Reason.NO_MATCH, confidence=scores.other, runner_up=None)
+    best = ranked[0]
+    second = ranked[1].policy if len(ranked) > 1 else None
+    if best.probability >= max(scores.other, min_confidence):
+        return Choice(policy=best.policy, reason=Reason.MATCHED, confidence=best.probability, runner_up=second)
+
+    mass: dict[str, float] = {}
+    for each in scores.policies:
+        domain = policies[each.policy].domain
+        if domain in policies:
+            mass[domain] = mass.get(domain, 0.0) + each.probability
+    if mass:
+        domain = max(mass, key=mass.__getitem__)
+        if mass[domain] >= max(0.5, min_confidence):
+            return Choice(policy=domain, reason=Reason.BACKED_OFF, confidence=mass[domain], runner_up=best.policy)
+    return Choice(policy=None, reason=Reason.NO_MATCH, confidence=scores.other, runner_up=best.policy)
