@@ -39,19 +39,16 @@ _NOISE_TAGS = (
     "command-name",
     "command-contents",
     "task-notification",
-    "context",
-    "attachments",
-    "additional_data",
     "open_and_recently_viewed_files",
+    "additional_data",
     "reminderInstructions",
     "editorContext",
     "workspace_info",
-    "tool_result",
-    "function_results",
 )
 
-# Wrappers whose inside is what the person said; if one is there, only its inside counts.
-_ASK_TAGS = ("user_query", "userRequest", "user_message", "task", "feedback", "answer", "command-args")
+# Wrappers whose inside is what the person said; if one is there, only its inside counts. Tags that people write
+# themselves when they structure a prompt (context, task, document, answer) are left alone.
+_ASK_TAGS = ("user_query", "userRequest", "user_message")
 
 # Whole messages that clients write in the user's name.
 _CLIENT_MESSAGES = (
