@@ -1,0 +1,70 @@
+"""The policy file: read, locate, decode, check. A Config comes out, or a ConfigError with every Problem and its line."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from pointsman.config.check import Checker
+from pointsman.config.decode import decode
+from pointsman.config.document import Document, parse, read
+from pointsman.config.file import DomainEntry, PolicyFile, schema
+from pointsman.config.tree import Config, Gateway, Provider, Routing, Secret, Timeouts
+from pointsman.errors import ConfigError, Problem
+from pointsman.policy import PolicySet
+
+__all__ = [
+    "Config",
+    "Gateway",
+    "Provider",
+    "Routing",
+    "Secret",
+    "Timeouts",
+    "inline_policies",
+    "load",
+    "loads",
+    "schema",
+]
+
+
+def load(path: Path | str, *, env: Mapping[str, str] | None) -> Config:
+    """The Config of a policy file.
+
+    `env` resolves `${NAME}` references. None leaves them alone, for commands that read policies and call no provider.
+    Raises ConfigError with all problems of the file.
+    """
+    return loads(read(Path(path)), env=env, file=str(path))
+
+
+def loads(data: bytes | str, *, env: Mapping[str, str] | None, file: str | None = None) -> Config:
+    """As `load`, from the file's content. `file` is the name that problems are reported under."""
+    data = data.encode() if isinstance(data, str) else data
+    document = parse(data, file=file)
+    if document.value is None:
+        raise ConfigError([Problem(path="", message="is empty", mend="start with `version: 1`")], file=file)
+    if not isinstance(document.value, dict):
+        mend = "start with `version: 1`"
+        raise ConfigError([Problem(path="", message="is not a mapping", mend=mend, line=1)], file=file)
+    problems = list(document.problems)
+    entry = decode(document, PolicyFile, problems)
+    checker = Checker(document, entry.providers, env, problems)
+    config = checker.config(entry, hashlib.sha256(data).hexdigest()[:12])
+    if problems:
+        raise ConfigError(sorted(problems, key=lambda problem: problem.line or 0), file=file)
+    return config
+
+
+def inline_policies(value: object, config: Config) -> PolicySet:
+    """The policies of a request body (`{"legal": {"description": ..., "actions": {...}}}`), for that one call.
+
+    Written like the file's `policies:`; their models must be of the file's providers. Raises ConfigError.
+    """
+    document = Document(value=value, lines={})
+    problems: list[Problem] = []
+    entries = decode(document, dict[str, DomainEntry], problems, at=("policies",))
+    policies = Checker(document, config.providers, {}, problems).policies(entries)
+    if problems:
+        # A body has paths, but no lines worth naming.
+        raise ConfigError([Problem(path=each.path, message=each.message, mend=each.mend) for each in problems])
+    return policies

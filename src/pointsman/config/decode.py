@@ -1,0 +1,152 @@
+"""Plain values to typed structs, with every problem at once. Knows types, not what they are for.
+
+`msgspec.convert` stops at the first thing that is wrong; a person who writes a file wants to see them all. So what is
+wrong becomes a problem and a blank of its type, and the checks that follow can still find what else is wrong.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, TypeVar, cast
+
+import msgspec
+from msgspec import inspect
+
+from pointsman.config.document import Document, Key
+from pointsman.errors import Problem
+
+T = TypeVar("T")
+
+
+def decode(document: Document, cls: type[T], problems: list[Problem], *, at: Key = ()) -> T:
+    """`document.value` as a `cls` (a msgspec struct, dict or list type), blank where `problems` grew."""
+    return cast("T", _Decoder(document, problems).value(inspect.type_info(cls), document.value, at))
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """ "did you mean `x`?" where something known is near, else the list of what is known."""
+    choices = list(known)
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    return f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(choices) or 'none'}"
+
+
+class _Decoder:
+    def __init__(self, document: Document, problems: list[Problem]) -> None:
+        self.document = document
+        self.problems = problems
+
+    def value(self, info: inspect.Type, value: object, key: Key) -> Any:
+        while isinstance(info, inspect.Metadata):
+            info = info.type
+        if isinstance(info, inspect.UnionType):
+            return self.value(_member(info, value), value, key)
+        if isinstance(info, inspect.StructType):
+            return self.struct(info, value, key)
+        if isinstance(info, inspect.DictType):
+            return self.mapping(info, value, key)
+        if isinstance(info, inspect.ListType):
+            if not isinstance(value, list):
+                return self.wrong(info, key, "a list", value)
+            return [self.value(info.item_type, item, (*key, i)) for i, item in enumerate(cast("list[object]", value))]
+        return self.scalar(info, value, key)
+
+    def struct(self, info: inspect.StructType, value: object, key: Key) -> Any:
+        # An empty entry (`routing:` and nothing behind it) is the entry with its defaults.
+        given = {} if value is None else value
+        if not isinstance(given, dict):
+            return self.wrong(info, key, "a mapping", value)
+        entries = cast("dict[str, object]", given)
+        fields = {field.name: field for field in info.fields}
+        for name in entries:
+            if name not in fields:
+                self.note((*key, name), "unknown key", suggest(name, fields))
+        made: dict[str, Any] = {}
+        for name, field in fields.items():
+            if name in entries:
+                made[name] = self.value(field.type, entries[name], (*key, name))
+            elif field.required:
+                self.note((*key, name), "is missing", f"add `{name}:`")
+                made[name] = _blank(field.type)
+        return info.cls(**made)
+
+    def mapping(self, info: inspect.DictType, value: object, key: Key) -> Any:
+        given = {} if value is None else value
+        if not isinstance(given, dict):
+            return self.wrong(info, key, "a mapping", value)
+        entries = cast("dict[str, object]", given)
+        return {name: self.value(info.value_type, item, (*key, name)) for name, item in entries.items()}
+
+    def scalar(self, info: inspect.Type, value: object, key: Key) -> Any:
+        if isinstance(info, inspect.LiteralType):
+            if value in info.values and type(value) in {type(known) for known in info.values}:
+                return value
+            return self.wrong(info, key, " or ".join(f"`{known}`" for known in info.values), value)
+        if isinstance(info, inspect.StrType):
+            return value if isinstance(value, str) else self.wrong(info, key, "text", value, "put it in quotes")
+        if isinstance(info, inspect.FloatType):
+            return self.number(info, value, key)
+        if isinstance(info, inspect.NoneType) and value is None:
+            return None
+        return self.wrong(info, key, "nothing", value)
+
+    def number(self, info: inspect.FloatType, value: object, key: Key) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return self.wrong(info, key, "a number", value)
+        if (info.gt is not None and value <= info.gt) or (info.ge is not None and value < info.ge):
+            least = f"more than {info.gt:g}" if info.gt is not None else f"at least {info.ge:g}"
+            self.note(key, f"{value:g} is too small", f"write {least}")
+            return _blank(info)
+        if info.le is not None and value > info.le:
+            self.note(key, f"{value:g} is too large", f"write at most {info.le:g}")
+            return _blank(info)
+        return float(value)
+
+    def wrong(self, info: inspect.Type, key: Key, expected: str, value: object, mend: str = "") -> Any:
+        # The value itself stays out of the message: it could be a key.
+        self.note(key, f"should be {expected}, but is {_kind(value)}", mend)
+        return _blank(info)
+
+    def note(self, key: Key, message: str, mend: str) -> None:
+        self.problems.append(self.document.problem(key, message, mend))
+
+
+def _blank(info: inspect.Type) -> Any:
+    """An empty value of a type, to stand for one that was wrong."""
+    while isinstance(info, inspect.Metadata):
+        info = info.type
+    if isinstance(info, inspect.StructType):
+        return info.cls(**{field.name: _blank(field.type) for field in info.fields if field.required})
+    if isinstance(info, inspect.UnionType):
+        return _blank(info.types[0])
+    if isinstance(info, inspect.LiteralType):
+        return info.values[0]
+    blanks: dict[type, object] = {
+        inspect.DictType: {},
+        inspect.ListType: [],
+        inspect.StrType: "",
+        inspect.FloatType: 1.0,
+    }
+    return blanks.get(type(info))
+
+
+def _member(info: inspect.UnionType, value: object) -> inspect.Type:
+    """The member of a union that a value of this kind is meant for; the first one if none is."""
+    kinds: dict[type, tuple[type, ...]] = {
+        type(None): (inspect.NoneType,),
+        list: (inspect.ListType,),
+        dict: (inspect.StructType, inspect.DictType),
+    }
+    wanted = kinds.get(type(value), (inspect.StrType, inspect.FloatType, inspect.LiteralType))
+    for member in info.types:
+        bare = member.type if isinstance(member, inspect.Metadata) else member
+        if isinstance(bare, wanted):
+            return member
+    return info.types[0]
+
+
+def _kind(value: object) -> str:
+    names: dict[type, str] = {
+        str: "text", bool: "true/false", int: "a number", float: "a number", list: "a list", dict: "a mapping",
+    }  # fmt: skip
+    return names.get(type(value), "empty")

@@ -1,0 +1,85 @@
+"""The checked configuration: a frozen tree that is passed down. Nothing in it can be wrong any more."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pointsman.errors import Problem
+from pointsman.policy import PolicySet
+
+
+class Secret(msgspec.Struct, frozen=True, repr_omit_defaults=True):
+    """Text that must not be shown. Its repr and str are masked; `reveal` is for the one place that sends it."""
+
+    _text: str
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True):
+    """A service that answers calls. `base_url` has no trailing slash; it may itself hold a secret (a query, a user)."""
+
+    name: str
+    dialect: str
+    base_url: Secret
+    key: Secret | None
+    headers: dict[str, Secret]
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds of patience with an upstream; see the policy file's `gateway.timeouts`."""
+
+    connect: float
+    first_byte: float
+    idle: float
+    total: float
+
+
+class Routing(msgspec.Struct, frozen=True, kw_only=True):
+    """How decisions are made; the deadline is in seconds."""
+
+    deadline: float
+    min_confidence: float
+
+
+class Gateway(msgspec.Struct, frozen=True, kw_only=True):
+    """The HTTP side; no keys means that callers need none. `max_body` is in bytes."""
+
+    keys: tuple[Secret, ...]
+    max_body: int
+    timeouts: Timeouts
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole policy file, checked. `default` is the default model and its fallbacks; `digest` names this content."""
+
+    providers: dict[str, Provider]
+    default: tuple[str, ...]
+    aliases: dict[str, str]
+    policies: PolicySet
+    routing: Routing
+    gateway: Gateway
+    digest: str
+    warnings: tuple[Problem, ...] = ()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that the file names, in order of first mention."""
+        mentioned = [model for policy in self.policies for model in policy.models]
+        return tuple(dict.fromkeys([*mentioned, *self.default, *self.aliases.values()]))
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every text that must appear in no log, error or response, longest first."""
+        found = {secret.reveal() for secret in self.gateway.keys}
+        for provider in self.providers.values():
+            found.update(secret.reveal() for secret in provider.headers.values())
+            if provider.key:
+                found.add(provider.key.reveal())
+        return tuple(sorted((text for text in found if text), key=len, reverse=True))
