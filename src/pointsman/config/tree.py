@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qsl, urlsplit
+
 import msgspec
 
 from pointsman.errors import Problem
 from pointsman.policy import PolicySet
 
 
-class Secret(msgspec.Struct, frozen=True, repr_omit_defaults=True):
-    """Text that must not be shown. Its repr and str are masked; `reveal` is for the one place that sends it."""
+class Secret:
+    """Text that must not be shown. Its repr and str are masked; `reveal` is for the one place that sends it.
 
-    _text: str
+    No msgspec struct on purpose: encoding a tree that holds one fails instead of showing it.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
 
     def reveal(self) -> str:
         return self._text
@@ -82,4 +96,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             found.update(secret.reveal() for secret in provider.headers.values())
             if provider.key:
                 found.add(provider.key.reveal())
-        return tuple(sorted((text for text in found if text), key=len, reverse=True))
+            address = urlsplit(provider.base_url.reveal())
+            found.update(value for _, value in parse_qsl(address.query))
+            found.add(address.password or "")
+        # Shorter ones ("1", "on") would blank out ordinary words, and are no secrets.
+        return tuple(sorted((text for text in found if len(text) >= 6), key=len, reverse=True))

@@ -1,0 +1,1 @@
+"""The gateway: an ASGI app that speaks OpenAI chat completions and routes each call by its conversation."""

@@ -1,0 +1,54 @@
+"""All that serving one configuration takes, made and closed together. A call keeps the one that it began with."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+
+from pointsman import router
+from pointsman.config import Config, Provider
+from pointsman.router import Router
+from pointsman.upstreams.client import Client
+from pointsman.upstreams.health import Health
+
+
+class Runtime:
+    """A Config come alive. Make it on the running event loop, then `start` it."""
+
+    def __init__(self, config: Config, *, routing: Router | None = None) -> None:
+        self.config = config
+        self.router = routing or router.build(config)
+        self.client = Client(config.gateway.timeouts)
+        self.health = Health(time.monotonic)
+        self.keys = tuple(_digest(key.reveal()) for key in config.gateway.keys)
+        self.secrets = tuple(secret.encode() for secret in config.secrets)
+
+    async def start(self) -> None:
+        """Load what the first call would wait for. Raises RouterError if the router cannot be loaded."""
+        if self.config.policies:
+            await self.router.warm()
+
+    async def close(self) -> None:
+        await self.router.close()
+        await self.client.close()
+
+    def knows(self, key: str) -> bool:
+        """Whether a caller's key is one of ours; each is compared, and in constant time."""
+        given = _digest(key)
+        return sum(hmac.compare_digest(given, known) for known in self.keys) > 0
+
+    def provider(self, model: str) -> tuple[Provider, str]:
+        """The provider of `provider/name`, and the name that it knows the model by."""
+        provider, _, name = model.partition("/")
+        return self.config.providers[provider], name
+
+    def scrubbed(self, text: bytes) -> bytes:
+        """`text` without our secrets, for what a provider says goes on to a caller when it refuses."""
+        for secret in self.secrets:
+            text = text.replace(secret, b"***")
+        return text
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,140 @@
+"""The router: one conversation in, one Decision out, always. Knows no wire format and no provider.
+
+Serving, `explain`, `route` and evaluation all call `Router.decide`. Whatever goes wrong in it, the default model
+answers and the decision's reason says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+
+from pointsman.config import Config
+from pointsman.conversation import Conversation
+from pointsman.decision import Decision, Reason, Scores, choose
+from pointsman.errors import RouterError
+from pointsman.policy import PolicySet
+from pointsman.routers import Scorer
+
+log = logging.getLogger(__name__)
+
+
+class Router:
+    """Routes conversations by a policy set.
+
+    `load` makes the scorer; it is called once, on another thread, when the first conversation needs it (or by `warm`),
+    so that a gateway without policies never pays for a model. `deadline` is in seconds.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Scorer],
+        *,
+        policies: PolicySet,
+        default: tuple[str, ...],
+        deadline: float = 0.25,
+        min_confidence: float = 0.0,
+    ) -> None:
+        if not default:
+            raise ValueError("a router needs a default model")
+        self.policies = policies
+        self._load = load
+        self._loading: asyncio.Future[Scorer] | None = None
+        self._default = default
+        self._deadline = deadline
+        self._min_confidence = min_confidence
+
+    async def warm(self) -> None:
+        """Load the scorer and prepare the policy set ahead of the first conversation. Raises RouterError."""
+        scorer = await self._scorer()
+        await scorer.prepare(self.policies)
+
+    async def close(self) -> None:
+        """Let go of the scorer's threads and connections."""
+        if self._loading and self._loading.done() and not self._loading.exception():
+            await self._loading.result().close()
+
+    async def decide(
+        self, conversation: Conversation, *, policies: PolicySet | None = None, pinned: str | None = None
+    ) -> Decision:
+        """The decision for this conversation. Never raises, but for cancellation.
+
+        `policies` replaces the router's own for this one call. `pinned` is a model that the caller asked for by name.
+        """
+        began = time.perf_counter()
+        offered = self.policies if policies is None else policies
+        scores: Scores | None = None
+        router: str | None = None
+        policy: str | None = None
+        runner_up: str | None = None
+        confidence: float | None = None
+        if pinned is not None:
+            reason = Reason.PINNED
+        elif not offered:
+            reason = Reason.NO_POLICIES
+        elif not conversation.readable:
+            reason = Reason.NO_MATCH
+        else:
+            try:
+                async with asyncio.timeout(self._deadline):
+                    scorer = await self._scorer()
+                    router = scorer.id
+                    scores = _checked(await scorer.score(conversation, offered), offered)
+                choice = choose(scores, offered, min_confidence=self._min_confidence)
+                policy, reason = choice.policy, choice.reason
+                confidence, runner_up = choice.confidence, choice.runner_up
+            except TimeoutError:
+                reason = Reason.TIMEOUT
+            except Exception as error:  # a router may fail in any way; a request must not
+                # The type alone: a message might quote the conversation.
+                log.warning("router failed: %s", type(error).__name__)
+                reason = Reason.ROUTER_FAILED
+        models = (pinned,) if pinned is not None else (offered[policy].models if policy else ()) or self._default
+        return Decision(
+            policy=policy,
+            model=models[0],
+            fallbacks=models[1:],
+            reason=reason,
+            confidence=confidence,
+            runner_up=runner_up,
+            scores=scores.policies if scores else (),
+            other=scores.other if scores else None,
+            router=router,
+            policy_set=offered.digest,
+            elapsed_ms=(time.perf_counter() - began) * 1000,
+        )
+
+    async def _scorer(self) -> Scorer:
+        # Shielded: a call that runs into its deadline while the weights load must not stop the loading for the others.
+        if self._loading is None or (self._loading.done() and self._loading.exception()):
+            self._loading = asyncio.ensure_future(asyncio.to_thread(self._load))
+        return await asyncio.shield(self._loading)
+
+
+def build(config: Config) -> Router:
+    """The router that a policy file asks for: the embedded one."""
+
+    def load() -> Scorer:
+        from pointsman.routers.encoder import Encoder  # noqa: PLC0415 - onnxruntime costs 40 MiB; only who routes pays
+
+        return Encoder.load()
+
+    return Router(
+        load,
+        policies=config.policies,
+        default=config.default,
+        deadline=config.routing.deadline,
+        min_confidence=config.routing.min_confidence,
+    )
+
+
+def _checked(scores: Scores, policies: PolicySet) -> Scores:
+    """`scores`, if they are a distribution over just these policies. Raises RouterError."""
+    if tuple(each.policy for each in scores.policies) != policies.ids:
+        raise RouterError("scores do not cover the policies on offer")
+    if not all(math.isfinite(each.probability) and 0 <= each.probability <= 1 for each in scores.policies):
+        raise RouterError("a probability is out of range")
+    return scores

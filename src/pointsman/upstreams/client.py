@@ -1,0 +1,141 @@
+"""Calls to a provider over HTTP: open one, read it as it comes, drop it. Knows no dialect and no policy.
+
+A small interface on purpose (`open`, `read`, `close`), so that a thinner client than aiohttp can take its place
+(docs/decisions/0003). It never follows a redirect, keeps no cookie, and decompresses nothing that passes through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from types import TracebackType
+
+import aiohttp
+from yarl import URL
+
+from pointsman.config import Provider, Timeouts
+from pointsman.errors import ConnectFailed, ConnectionLost, UpstreamError, UpstreamTimeout
+
+# Shorter than any common server keeps an idle connection, so that we are the ones to close it.
+_KEEP_ALIVE = 15.0
+# aiohttp pauses the socket at twice this; what a slow caller has not taken stays in the kernel and at the provider.
+_READ_BUFFER = 64 * 1024
+
+
+class Reply:
+    """An open answer. Leaving it as a context closes it; unless it was read to its end, its connection is dropped."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+
+    async def read(self) -> bytes:
+        """The next bytes as they came; empty at the end. Raises ConnectionLost if they break off before it."""
+        try:
+            return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError):
+            raise ConnectionLost("the connection broke off in the middle of the answer") from None
+
+    def close(self) -> None:
+        self._response.close()
+
+    async def __aenter__(self) -> Reply:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Reused(aiohttp.TraceConfig):
+    """Notes on a request's context that it went out on a kept-alive connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_connection_reuseconn.append(self._note)
+
+    async def _note(
+        self, session: aiohttp.ClientSession, context: object, params: aiohttp.TraceConnectionReuseconnParams
+    ) -> None:
+        seen: list[bool] = getattr(context, "trace_request_ctx")  # noqa: B009 - the context is a SimpleNamespace
+        seen.append(True)
+
+
+class Client:
+    """Keep-alive connections to every provider. Make it on the running event loop; `close` it there."""
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._session = aiohttp.ClientSession(
+            auto_decompress=False,
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE, ttl_dns_cache=60),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=_READ_BUFFER,
+            # The caller of `open` and `read` holds the clock for everything else.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
+            trace_configs=[_Reused()],
+        )
+        self._urls: dict[tuple[str, str], URL] = {}
+
+    async def open(self, provider: Provider, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """POST `body` to the provider; the answer's head is there, its body is not yet read.
+
+        Raises ConnectFailed, ConnectionLost or UpstreamTimeout. A request whose kept-alive connection turns out to be
+        dead before one byte came back is sent once more on another: the provider closed it while it was idle.
+        """
+        reused: list[bool] = []
+        try:
+            return await self._post(provider, path, body, headers, reused)
+        except ConnectionLost:
+            if not reused:
+                raise
+            return await self._post(provider, path, body, headers, reused)
+
+    async def _post(
+        self, provider: Provider, path: str, body: bytes, headers: Mapping[str, str], reused: list[bool]
+    ) -> Reply:
+        own = {"content-type": "application/json", "accept-encoding": "identity", **headers}
+        if provider.key:
+            own["authorization"] = f"Bearer {provider.key.reveal()}"
+        own.update((name, value.reveal()) for name, value in provider.headers.items())
+        try:
+            response = await self._session.post(
+                self._url(provider, path),
+                data=body,
+                headers=own,
+                allow_redirects=False,
+                skip_auto_headers=("user-agent", "accept"),
+                trace_request_ctx=reused,
+            )
+        except (TimeoutError, aiohttp.ClientError, ssl.SSLError, OSError, ValueError) as error:
+            # No text of the error goes further: it may hold the address, and that may hold a secret.
+            raise _translated(error) from None
+        return Reply(response)
+
+    def _url(self, provider: Provider, path: str) -> URL:
+        """The provider's address with `path` appended to its path; a query in the base address stays behind it."""
+        key = (provider.name, path)
+        if key not in self._urls:
+            base = URL(provider.base_url.reveal())
+            self._urls[key] = base.with_path(base.path.rstrip("/") + path, keep_query=True)
+        return self._urls[key]
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+# What aiohttp's errors mean here; the first that fits, so the more special ones stand first.
+_MEANING: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[UpstreamError], str], ...] = (
+    ((aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError), ConnectFailed, "TLS failed"),
+    (aiohttp.ClientConnectorDNSError, ConnectFailed, "its address cannot be resolved"),
+    (aiohttp.ClientConnectorError, ConnectFailed, "no connection"),
+    (aiohttp.ConnectionTimeoutError, ConnectFailed, "no connection in time"),
+    (asyncio.TimeoutError, UpstreamTimeout, "no answer in time"),
+    ((aiohttp.InvalidURL, ValueError), ConnectFailed, "its address is not valid"),
+    (Exception, ConnectionLost, "the connection broke off before the answer"),
+)
+
+
+def _translated(error: Exception) -> UpstreamError:
+    return next(ours(said) for theirs, ours, said in _MEANING if isinstance(error, theirs))
