@@ -333,7 +333,7 @@ class FakeRouter:
 async def gateway(
     policies: str | config.Config, *, env: Mapping[str, str] | None = None, router: FakeRouter | None = None
 ) -> AsyncGenerator[str]:
-    """A gateway that serves a policy file (its text, or loaded) on a free loopback port, in process; gives its base URL.
+    """A gateway serving a policy file (its text, or loaded) on a free loopback port, in process; gives its base URL.
 
     `env` resolves the text's references. `router` stands in for the embedded one.
     """
