@@ -108,7 +108,7 @@ class Client:
                 skip_auto_headers=("user-agent", "accept"),
                 trace_request_ctx=reused,
             )
-        except (TimeoutError, aiohttp.ClientError, ssl.SSLError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             # No text of the error goes further: it may hold the address, and that may hold a secret.
             raise _translated(error) from None
         return Reply(response)
