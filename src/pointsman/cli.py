@@ -249,7 +249,10 @@ def demo(seconds: float) -> None:
     """Route real conversations through a gateway on this machine: no key, no network."""
     from pointsman import demo  # noqa: PLC0415
 
-    asyncio.run(asyncio.wait_for(demo.run(), seconds))
+    try:
+        asyncio.run(asyncio.wait_for(demo.run(), seconds))
+    except TimeoutError:
+        fail(f"the demo did not end within {seconds:g} s", code=1)
 
 
 @main.command()

@@ -1,0 +1,41 @@
+# Two commands for everyone: `make demo` and `make test`. Each makes its own .venv and installs what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check format bench clean
+
+demo: .venv/.demo  ## route real conversations through the gateway with the embedded router; no key
+	$(BIN)/pointsman demo
+
+test: .venv/.dev  ## the whole suite
+	$(BIN)/pytest
+
+check: .venv/.dev  ## lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: .venv/.dev  ## rewrite to the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.dev  ## measure: decision latency, then the gateway beside nginx (needs nginx, wrk and gcc)
+	$(BIN)/python benches/decision/bench.py
+	$(BIN)/python benches/gateway/bench.py
+
+clean:
+	rm -rf .venv dist build .pytest_cache .ruff_cache .hypothesis
+
+.venv/.python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Pointsman needs Python 3.11 or newer; run make with PYTHON=python3.12 or the like")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/.demo: .venv/.python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	touch $@
+
+.venv/.dev: .venv/.python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
