@@ -1,10 +1,11 @@
-"""The policy file: read, locate, decode, check. A Config comes out, or a ConfigError with every Problem and its line."""
+"""The policy file: read, locate, decode, check. A Config comes out, or a ConfigError with every Problem and line."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import cast
 
 from pointsman.config.check import Checker
 from pointsman.config.decode import decode
@@ -27,6 +28,9 @@ __all__ = [
     "schema",
 ]
 
+# Anyone who may call may send policies: 2,000 values are some 400 policies and checked within 0.1 s.
+MAX_INLINE = 2_000
+
 
 def load(path: Path | str, *, env: Mapping[str, str] | None) -> Config:
     """The Config of a policy file.
@@ -39,7 +43,7 @@ def load(path: Path | str, *, env: Mapping[str, str] | None) -> Config:
 
 def loads(data: bytes | str, *, env: Mapping[str, str] | None, file: str | None = None) -> Config:
     """As `load`, from the file's content. `file` is the name that problems are reported under."""
-    data = data.encode() if isinstance(data, str) else data
+    data = data.encode(errors="surrogatepass") if isinstance(data, str) else data
     document = parse(data, file=file)
     if document.value is None:
         raise ConfigError([Problem(path="", message="is empty", mend="start with `version: 1`")], file=file)
@@ -62,9 +66,31 @@ def inline_policies(value: object, config: Config) -> PolicySet:
     """
     document = Document(value=value, lines={})
     problems: list[Problem] = []
+    if _more_values_than(MAX_INLINE, value):
+        mend = "move policies that do not change with the request to the policy file"
+        problem = Problem(path="policies", message=f"hold more than {MAX_INLINE} values", mend=mend)
+        raise ConfigError([problem])
     entries = decode(document, dict[str, DomainEntry], problems, at=("policies",))
     policies = Checker(document, config.providers, {}, problems).policies(entries)
     if problems:
         # A body has paths, but no lines worth naming.
         raise ConfigError([Problem(path=each.path, message=each.message, mend=each.mend) for each in problems])
     return policies
+
+
+def _more_values_than(limit: int, value: object) -> bool:
+    """Whether a decoded body holds more than `limit` values; looks at no more than that, however deep they lie."""
+    waiting = [value]
+    seen = 0
+    while waiting:
+        item = waiting.pop()
+        seen += 1
+        inside: Collection[object] = ()
+        if isinstance(item, dict):
+            inside = cast("dict[str, object]", item).values()
+        elif isinstance(item, list):
+            inside = cast("list[object]", item)
+        if seen + len(waiting) + len(inside) > limit:
+            return True
+        waiting.extend(inside)
+    return False

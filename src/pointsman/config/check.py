@@ -18,11 +18,12 @@ from pointsman.errors import Problem
 from pointsman.policy import Policy, PolicySet
 
 # Ids travel in HTTP headers and in the generative routers' answers; the dot separates the two levels.
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
+_BARE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*|\{[^}]*)")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_RESERVED = {"other": "it is what routers answer when nothing fits", "auto": "it is how callers ask for routing"}
+HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+RESERVED = {"other": "it is what routers answer when nothing fits", "auto": "it is how callers ask for routing"}
 
 
 class Checker:
@@ -119,11 +120,13 @@ class Checker:
     def models(self, given: str | list[str], key: Key) -> tuple[str, ...]:
         """`given` as a tuple of models whose providers are there, each once."""
         named = [given] if isinstance(given, str) else given
+        seen: set[str] = set()
         for i, model in enumerate(named):
             place = key if isinstance(given, str) else (*key, i)
             self.model(model, place)
-            if model in named[:i]:
+            if model in seen:
                 self.note(place, f"`{model}` is named twice", "remove one")
+            seen.add(model)
         return tuple(named)
 
     def model(self, model: str, key: Key) -> None:
@@ -138,22 +141,24 @@ class Checker:
 
     def alias(self, name: str, model: str) -> str:
         key = ("aliases", name)
-        if not name or "/" in name or not name.isprintable():
+        if "/" in name:
             self.note(key, "an alias has no slash", "a `provider/name` is reached without one")
+        elif not name or not name.isprintable() or name != name.strip():
+            self.note(key, "is no name for a model", "use printable characters, without blanks at the ends")
         elif name == "auto":
-            self.note(key, "`auto` is taken", f"choose another name: {_RESERVED['auto']}")
+            self.note(key, "`auto` is taken", f"choose another name: {RESERVED['auto']}")
         self.model(model, key)
         return model
 
     def name(self, name: str, key: Key, level: str) -> None:
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             mend = "use up to 64 letters, digits, `_` and `-`"
             if "." in name and level == "domain":
                 domain, _, action = name.partition(".")
                 mend = f"write `{action}` under `{domain}: actions:`"
             self.note(key, f"`{name}` cannot name {'an' if level == 'action' else 'a'} {level}", mend)
-        elif name.lower() in _RESERVED:
-            self.note(key, f"`{name}` is reserved", f"choose another name: {_RESERVED[name.lower()]}")
+        elif name.lower() in RESERVED:
+            self.note(key, f"`{name}` is reserved", f"choose another name: {RESERVED[name.lower()]}")
 
     def provider(self, name: str, entry: file.ProviderEntry) -> Provider:
         key: Key = ("providers", name)
@@ -168,8 +173,10 @@ class Checker:
         headers: dict[str, Secret] = {}
         for header, value in entry.headers.items():
             place = (*key, "headers", header)
-            if not _HEADER.fullmatch(header):
+            if not HEADER.fullmatch(header):
                 self.note(place, "is no header name", "use letters, digits and `-`")
+            elif header.lower() in headers:
+                self.note(place, "is given twice, in different case", "keep one")
             headers[header.lower()] = self.secret(value, place, literal=True)
         return Provider(
             name=name,
@@ -181,11 +188,12 @@ class Checker:
 
     def url(self, given: str, key: Key) -> str:
         url = self.expand(given, key).rstrip("/")
-        if not url or (self.env is None and _REFERENCE.search(url)):
+        if not url:
             return url
+        unresolved = self.env is None and _REFERENCE.search(url) is not None
         try:
             parts = urlsplit(url)
-            sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+            sound = unresolved or (parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0)
         except ValueError:
             sound = False
         if not sound or not url.isprintable() or " " in url:
@@ -208,6 +216,10 @@ class Checker:
 
     def expand(self, given: str, key: Key) -> str:
         """`${NAME}` replaced from the environment; left as it is where no environment was handed in."""
+
+        if _BARE.fullmatch(given):
+            # A shell would expand it; here it would be sent to the provider as the key.
+            self.note(key, "holds a reference without its braces", "write `${NAME}`")
 
         def value(match: re.Match[str]) -> str:
             name = match[1]

@@ -10,7 +10,6 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, TypeVar, cast
 
-import msgspec
 from msgspec import inspect
 
 from pointsman.config.document import Document, Key
@@ -19,9 +18,15 @@ from pointsman.errors import Problem
 T = TypeVar("T")
 
 
-def decode(document: Document, cls: type[T], problems: list[Problem], *, at: Key = ()) -> T:
-    """`document.value` as a `cls` (a msgspec struct, dict or list type), blank where `problems` grew."""
-    return cast("T", _Decoder(document, problems).value(inspect.type_info(cls), document.value, at))
+def decode(
+    document: Document, cls: type[T], problems: list[Problem], *, at: Key = (), unknown: list[Problem] | None = None
+) -> T:
+    """`document.value` as a `cls` (a msgspec struct, dict or list type), blank where `problems` grew.
+
+    Unknown keys are problems like all others, unless a list of their own is handed in.
+    """
+    decoder = _Decoder(document, problems, problems if unknown is None else unknown)
+    return cast("T", decoder.value(inspect.type_info(cls), document.value, at))
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -32,9 +37,10 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 class _Decoder:
-    def __init__(self, document: Document, problems: list[Problem]) -> None:
+    def __init__(self, document: Document, problems: list[Problem], unknown: list[Problem]) -> None:
         self.document = document
         self.problems = problems
+        self.unknown = unknown
 
     def value(self, info: inspect.Type, value: object, key: Key) -> Any:
         while isinstance(info, inspect.Metadata):
@@ -53,14 +59,14 @@ class _Decoder:
 
     def struct(self, info: inspect.StructType, value: object, key: Key) -> Any:
         # An empty entry (`routing:` and nothing behind it) is the entry with its defaults.
-        given = {} if value is None else value
+        given: object = {} if value is None else value
         if not isinstance(given, dict):
             return self.wrong(info, key, "a mapping", value)
         entries = cast("dict[str, object]", given)
         fields = {field.name: field for field in info.fields}
         for name in entries:
             if name not in fields:
-                self.note((*key, name), "unknown key", suggest(name, fields))
+                self.unknown.append(self.document.problem((*key, name), "unknown key", suggest(name, fields)))
         made: dict[str, Any] = {}
         for name, field in fields.items():
             if name in entries:
@@ -71,7 +77,7 @@ class _Decoder:
         return info.cls(**made)
 
     def mapping(self, info: inspect.DictType, value: object, key: Key) -> Any:
-        given = {} if value is None else value
+        given: object = {} if value is None else value
         if not isinstance(given, dict):
             return self.wrong(info, key, "a mapping", value)
         entries = cast("dict[str, object]", given)
@@ -83,22 +89,34 @@ class _Decoder:
                 return value
             return self.wrong(info, key, " or ".join(f"`{known}`" for known in info.values), value)
         if isinstance(info, inspect.StrType):
-            return value if isinstance(value, str) else self.wrong(info, key, "text", value, "put it in quotes")
+            return self.text(info, value, key)
         if isinstance(info, inspect.FloatType):
             return self.number(info, value, key)
-        if isinstance(info, inspect.NoneType) and value is None:
-            return None
-        return self.wrong(info, key, "nothing", value)
+        if isinstance(info, inspect.BoolType):
+            return value if isinstance(value, bool) else self.wrong(info, key, "true or false", value)
+        return None if value is None else self.wrong(info, key, "nothing", value)
+
+    def text(self, info: inspect.StrType, value: object, key: Key) -> Any:
+        if not isinstance(value, str):
+            mend = "put it in quotes" if isinstance(value, bool | int | float) else ""
+            return self.wrong(info, key, "text", value, mend)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            # `"\\ud83d"`: YAML and JSON can spell it, but no digest, header or provider can take it.
+            self.note(key, "holds half of a character", "write the character itself in place of its \\u escapes")
+            return _blank(info)
+        return value
 
     def number(self, info: inspect.FloatType, value: object, key: Key) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return self.wrong(info, key, "a number", value)
         if (info.gt is not None and value <= info.gt) or (info.ge is not None and value < info.ge):
             least = f"more than {info.gt:g}" if info.gt is not None else f"at least {info.ge:g}"
-            self.note(key, f"{value:g} is too small", f"write {least}")
+            self.note(key, f"{_number(value)} is too small", f"write {least}")
             return _blank(info)
         if info.le is not None and value > info.le:
-            self.note(key, f"{value:g} is too large", f"write at most {info.le:g}")
+            self.note(key, f"{_number(value)} is too large", f"write at most {info.le:g}")
             return _blank(info)
         return float(value)
 
@@ -126,6 +144,7 @@ def _blank(info: inspect.Type) -> Any:
         inspect.ListType: [],
         inspect.StrType: "",
         inspect.FloatType: 1.0,
+        inspect.BoolType: False,
     }
     return blanks.get(type(info))
 
@@ -143,6 +162,13 @@ def _member(info: inspect.UnionType, value: object) -> inspect.Type:
         if isinstance(bare, wanted):
             return member
     return info.types[0]
+
+
+def _number(value: float) -> str:
+    try:
+        return f"{value:g}"
+    except OverflowError:  # an integer of hundreds of digits
+        return "the number"
 
 
 def _kind(value: object) -> str:

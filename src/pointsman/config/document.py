@@ -7,6 +7,7 @@ Values are not dates, sets or objects; a key given twice is a problem and not a 
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +22,7 @@ Key = tuple[str | int, ...]
 MAX_BYTES = 1024 * 1024
 # Anchors may be used, but a "billion laughs" of nested aliases must not be unfolded.
 MAX_VALUES = 200_000
+_LONGEST = 300
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +40,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
         place = key
         while place and place not in self.lines:
             place = place[:-1]
-        return Problem(path=spell(key), message=message, mend=mend, line=self.lines.get(place, 1))
+        line = self.lines.get(place, 1)
+        return Problem(path=_shown(spell(key)), message=_shown(message), mend=_shown(mend), line=line)
 
 
 def spell(key: Key) -> str:
@@ -47,6 +50,12 @@ def spell(key: Key) -> str:
     for part in key:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
+
+
+def _shown(text: str) -> str:
+    """`text` as it may stand in one line on a terminal: names come from the file and may hold anything."""
+    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}…{text[-_LONGEST // 2 :]}"
+    return "".join(char if char.isprintable() else "�" for char in text)
 
 
 def read(path: Path) -> bytes:
@@ -60,6 +69,8 @@ def read(path: Path) -> bytes:
         raise _refused(path, "is a folder", "name the policy file in it") from None
     except OSError as error:
         raise _refused(path, f"cannot be read: {error.strerror}", "check its permissions") from None
+    except ValueError:  # a path with a NUL in it
+        raise _refused(path, "cannot be the name of a file", "check how the name is put together") from None
     if len(data) > MAX_BYTES:
         size = path.stat().st_size / 1024 / 1024
         raise _refused(path, f"is {size:.1f} MB, the limit is 1 MB", "is this the policy file?")
@@ -76,20 +87,23 @@ def parse(data: bytes, *, file: str | None = None) -> Document:
         raise ConfigError([Problem(path="", message=message, mend="save it as UTF-8", line=line)], file=file) from None
     if "\0" in text:
         raise ConfigError([Problem(path="", message="is a binary file", mend="is this the policy file?")], file=file)
-    # The pure Python loader, not libyaml's: it fails on absurd nesting with an exception instead of a crash.
-    loader = yaml.SafeLoader(text)
     try:
-        node = cast("yaml.Node | None", loader.get_single_node())
+        # The pure Python loader, not libyaml's, which takes a minute over 100,000 open brackets.
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        walk = _Walk(loader)
+        value = walk.value(node, ()) if node else None
     except yaml.MarkedYAMLError as error:
         raise ConfigError([_syntax(error)], file=file) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        message = f"character U+{ord(str(error.character)[:1]):04X} is not allowed in YAML"
+        message = f"character U+{cast('int', error.character):04X} is not allowed in YAML"
         raise ConfigError([Problem(path="", message=message, mend="remove it", line=line)], file=file) from None
-    except RecursionError:
+    except RecursionError:  # too many brackets, or an anchor that holds itself
         raise ConfigError([Problem(path="", message="is nested too deep", mend="flatten it")], file=file) from None
-    walk = _Walk(loader)
-    value = walk.value(node, ()) if node else None
+    except (ValueError, OverflowError):  # PyYAML hands on what `chr` says to "\UFFFFFFFF"
+        mend = "look for a \\U escape beyond U+10FFFF"
+        raise ConfigError([Problem(path="", message="is not valid YAML", mend=mend)], file=file) from None
     return Document(value=value, lines=walk.lines, problems=tuple(walk.problems))
 
 
@@ -143,8 +157,8 @@ class _Walk:
         if kind not in ("int", "float", "bool", "null"):
             return str(node.value)
         try:
-            value: object = self.loader.construct_object(node)  # pyright: ignore[reportUnknownMemberType]
-        except (ValueError, yaml.YAMLError):
+            value = cast("object", self.loader.construct_object(node))  # pyright: ignore[reportUnknownMemberType]
+        except (ValueError, LookupError, ArithmeticError, yaml.YAMLError):  # `!!int x`, `!!bool 7`
             return str(node.value)
         if isinstance(value, float) and not math.isfinite(value):
             self.problems.append(
@@ -153,11 +167,18 @@ class _Walk:
         return value
 
 
+# What PyYAML quotes from the file. Single characters and its own `<block end>` stay.
+_QUOTED = re.compile(r" '(?!<|\\)[^']{2,}'")
+
+
 def _syntax(error: yaml.MarkedYAMLError) -> Problem:
-    # Only the parser's own words: the snippet that it offers could hold a key.
+    # Only the parser's own words: the snippet that it offers, or the name of an alias that is none, could hold a key.
     mark = error.problem_mark or error.context_mark
     said = " ".join(part for part in (error.context, error.problem) if part)
+    said = _QUOTED.sub("", said)
     mend = "check the indentation, quotes and colons there and on the line above"
+    if r"'\t'" in said:
+        mend = "indent with spaces, not tabs"
     return Problem(path="", message=f"is not valid YAML: {said}", mend=mend, line=mark.line + 1 if mark else None)
 
 

@@ -14,11 +14,7 @@ Models = Annotated[str | list[str], Meta(description="`provider/name`, or a list
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
 
-class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class ActionEntry(_File):
+class ActionEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A policy at action level: one kind of work within a domain."""
 
     description: Annotated[str, Meta(description="What the work is, in plain words.")]
@@ -28,7 +24,7 @@ class ActionEntry(_File):
     models: Models = []
 
 
-class DomainEntry(_File):
+class DomainEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A policy at domain level, with its actions. Without a description it only groups its actions."""
 
     description: Annotated[str, Meta(description="What the domain is, in plain words.")] = ""
@@ -37,7 +33,7 @@ class DomainEntry(_File):
     actions: dict[str, ActionEntry] = {}
 
 
-class ProviderEntry(_File):
+class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A service that answers calls. A known name needs only its key."""
 
     key: Annotated[str | None, Meta(description="Usually a reference: ${OPENAI_API_KEY}.")] = None
@@ -46,7 +42,7 @@ class ProviderEntry(_File):
     headers: Annotated[dict[str, str], Meta(description="Sent with every call.")] = {}
 
 
-class RoutingEntry(_File):
+class RoutingEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How decisions are made."""
 
     deadline_ms: Annotated[
@@ -57,7 +53,7 @@ class RoutingEntry(_File):
     )
 
 
-class TimeoutsEntry(_File):
+class TimeoutsEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Seconds of patience with an upstream."""
 
     connect: Annotated[Seconds, Meta(description="To open a connection.")] = 10.0
@@ -66,7 +62,7 @@ class TimeoutsEntry(_File):
     total: Annotated[Seconds, Meta(description="The whole call, all attempts together.")] = 600.0
 
 
-class GatewayEntry(_File):
+class GatewayEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The HTTP side."""
 
     keys: Annotated[
@@ -76,7 +72,7 @@ class GatewayEntry(_File):
     timeouts: TimeoutsEntry = TimeoutsEntry()
 
 
-class PolicyFile(_File):
+class PolicyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A Pointsman policy file."""
 
     version: Annotated[Literal[1], Meta(description="The format's version: 1.")]
