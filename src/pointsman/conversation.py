@@ -98,7 +98,7 @@ def read(messages: object) -> Conversation:
     Accepts a bare string as one user turn. Never raises.
     """
     if isinstance(messages, str):
-        return Conversation(turns=(Turn(role="user", text=_clean(messages)),))
+        return Conversation(turns=(Turn(role="user", text=_clean([messages])),))
     if not isinstance(messages, list):
         return Conversation()
     return Conversation(turns=tuple(_turns(cast("list[object]", messages))))
@@ -109,17 +109,18 @@ def _turns(messages: list[object]) -> Iterator[Turn]:
         if not isinstance(message, dict):
             continue
         fields = cast("dict[str, object]", message)
-        role = _ROLES.get(str(fields.get("role", "")))
+        named = fields.get("role")
+        role = _ROLES.get(named) if isinstance(named, str) else None
         if role is None:
             continue
-        text, images = _content(fields.get("content"))
-        yield Turn(role=role, text=_clean(text) if role == "user" else text.strip(), images=images)
+        texts, images = _content(fields.get("content"))
+        yield Turn(role=role, text=_clean(texts) if role == "user" else "\n".join(texts).strip(), images=images)
 
 
-def _content(content: object) -> tuple[str, int]:
-    """Text and number of images of a message's content: a string, a list of parts, or nothing."""
+def _content(content: object) -> tuple[list[str], int]:
+    """Texts and number of images of a message's content: a string, a list of parts, or nothing."""
     if isinstance(content, str):
-        return content, 0
+        return [content], 0
     texts: list[str] = []
     images = 0
     if isinstance(content, list):
@@ -131,24 +132,27 @@ def _content(content: object) -> tuple[str, int]:
                 kind = fields.get("type")
                 text = fields.get("text")
                 if isinstance(text, str) and kind in ("text", "input_text", "output_text", None):
-                    # Each part by itself: a client's reminder is often a part of its own.
                     texts.append(text)
                 elif kind in ("image_url", "image", "input_image"):
                     images += 1
-    return "\n".join(texts), images
+    return texts, images
 
 
-def _clean(text: str) -> str:
+def _clean(parts: list[str]) -> str:
     """A user message without what its client put there."""
+    # Each part by itself: a client's reminder or summary is often a part of its own, with the ask in the next.
+    text = "\n".join(kept for part in parts if (kept := _without_noise(part)))
+    if "<" in text:
+        asks = [inside.strip() for tag in _ASK_TAGS for _, inside in _split(text, tag) if inside]
+        text = "\n".join(filter(None, asks)) or text
+    return text
+
+
+def _without_noise(text: str) -> str:
     if "<" in text:
         for tag in _NOISE_TAGS:
             text = "".join(outside for outside, _ in _split(text, tag))
-        asks = [inside for tag in _ASK_TAGS for _, inside in _split(text, tag) if inside and inside.strip()]
-        if asks:
-            text = "\n".join(asks)
-    if any(pattern.fullmatch(text) for pattern in _CLIENT_MESSAGES):
-        return ""
-    return text.strip()
+    return "" if any(pattern.fullmatch(text) for pattern in _CLIENT_MESSAGES) else text.strip()
 
 
 def _split(text: str, tag: str) -> Iterator[tuple[str, str | None]]:
@@ -187,7 +191,8 @@ _CHARS_PER_TOKEN = 16
 def trim(text: str, budget: int, offsets: Offsets) -> str:
     """`text` cut to at most `budget` tokens out of its middle, for an ask stands at the start or end of a long message.
 
-    Two thirds of the budget go to the start, one third to the end. The same text and budget give the same cut.
+    Two thirds of the budget go to the start, one third to the end, and the mark between them is paid from it. The same
+    text and budget give the same cut.
     """
     keep = budget * _CHARS_PER_TOKEN
     cut = len(text) > 2 * keep
@@ -195,8 +200,9 @@ def trim(text: str, budget: int, offsets: Offsets) -> str:
     tokens = offsets(head)
     if not cut and len(tokens) <= budget:
         return text
-    first = max(1, budget * 2 // 3)
-    last = budget - first
+    gap = len(offsets(_GAP))
+    last = max(0, budget - gap) // 3
+    first = budget - gap - last if last else budget
     ends = offsets(tail) if cut else tokens
     start = head[: tokens[min(first, len(tokens)) - 1][1]] if tokens else ""
     if not last or not ends:

@@ -105,5 +105,7 @@ def choose(scores: Scores, policies: PolicySet, *, min_confidence: float = 0.0) 
     if mass:
         domain = max(mass, key=mass.__getitem__)
         if mass[domain] >= max(0.5, min_confidence):
-            return Choice(policy=domain, reason=Reason.BACKED_OFF, confidence=mass[domain], runner_up=best.policy)
+            # The best may be the domain itself, too unlikely without its actions.
+            runner_up = second if best.policy == domain else best.policy
+            return Choice(policy=domain, reason=Reason.BACKED_OFF, confidence=mass[domain], runner_up=runner_up)
     return Choice(policy=None, reason=Reason.NO_MATCH, confidence=scores.other, runner_up=best.policy)
