@@ -1,0 +1,75 @@
+"""Writes docs/reference/ from the code: `python docs/generate.py`. A test checks that what is committed is what it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pointsman import config
+from pointsman.cli import main
+from pointsman.decision import Reason
+
+HERE = Path(__file__).parent / "reference"
+_NOTE = "<!-- Written by docs/generate.py from the code. -->\n\n"
+
+
+def pages() -> dict[str, str]:
+    """Every page of the reference by its file name."""
+    return {"cli.md": _cli(), "policy-file.md": _policy_file(), "reasons.md": _reasons()}
+
+
+def _cli() -> str:
+    text = _NOTE + "# Command line\n\nExit codes: 0 fine, 1 the work found a failure, 2 bad usage or a bad policy file.\n"
+    for name, command in sorted(main.commands.items()):
+        context = click.Context(command, info_name=f"pointsman {name}", max_content_width=100)
+        text += f"\n## pointsman {name}\n\n```text\n{command.get_help(context)}\n```\n"
+    return text
+
+
+def _policy_file() -> str:
+    schema: dict[str, Any] = config.schema()
+    definitions = schema["$defs"]
+    text = _NOTE + "# Policy file\n\n`pointsman schema` prints the same as a JSON Schema, for editors.\n"
+    for name in ("PolicyFile", "ProviderEntry", "DomainEntry", "ActionEntry", "RoutingEntry", "GatewayEntry", "TimeoutsEntry"):
+        entry = definitions[name]
+        text += f"\n## {name}\n\n{entry['description'].strip()}\n\n| key | type | default | |\n|---|---|---|---|\n"
+        for key, value in entry["properties"].items():
+            default = "required" if key in entry.get("required", ()) else f"`{_default(value)}`"
+            text += f"| `{key}` | {_type(value)} | {default} | {value.get('description', '')} |\n"
+    return text
+
+
+def _type(value: dict[str, Any]) -> str:
+    if "$ref" in value:
+        name = value["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "enum" in value:
+        return " or ".join(f"`{each}`" for each in value["enum"])
+    if "anyOf" in value:
+        return " or ".join(_type(each) for each in value["anyOf"])
+    if value["type"] == "array":
+        return f"list of {_type(value['items'])}"
+    if value["type"] == "object":
+        return f"mapping of name to {_type(value['additionalProperties'])}"
+    return {"string": "text", "null": "nothing"}.get(value["type"], value["type"])
+
+
+def _default(value: dict[str, Any]) -> str:
+    default = value.get("default")
+    return "" if default is None else "{}" if isinstance(default, dict) else str(default)
+
+
+def _reasons() -> str:
+    text = _NOTE + "# Reasons\n\nThe `reason` of a decision and of the header `x-pointsman-reason`. The list is closed.\n\n"
+    source = Path(__file__).parents[1].joinpath("src/pointsman/decision.py").read_text()
+    for reason in Reason:
+        said = source.partition(f"{reason.name} = ")[2].split('"""')[1]
+        text += f"- `{reason.value}`: {said}\n"
+    return text
+
+
+if __name__ == "__main__":
+    for name, page in pages().items():
+        (HERE / name).write_text(page)
