@@ -239,16 +239,19 @@ class Encoder:
         return self._sets.get(policies.digest, lambda: self._compile_anew(policies))
 
     def _compile_anew(self, policies: PolicySet) -> _Compiled:
-        """A policy's vector is its description's, or the mean of that and its examples' (no better: a ridge on top)."""
+        """One vector a policy: its description's, plus its examples' mean, which k of them let count k / (k + 1).
+
+        That beat a plain mean, the nearest example and a ridge on top (docs/lab/LOG.md): a single example misleads.
+        """
         vectors: list[Floats] = []
         examples: dict[int, tuple[tuple[str, ...], Floats]] = {}
         for at, policy in enumerate(policies):
-            described = _unit(np.sum([self._text(text) for text in self._policy_texts(policy)], axis=0))
+            vector = _unit(np.sum([self._text(text) for text in self._policy_texts(policy)], axis=0))
             if policy.examples:
-                near = np.stack([described, *(self._turn(text, user=True, of=self._texts) for text in policy.examples)])
-                examples[at] = policy.examples, near
-                described = _unit(near.sum(axis=0))
-            vectors.append(described)
+                shown = np.stack([self._turn(text, user=True, of=self._texts) for text in policy.examples])
+                examples[at] = policy.examples, np.concatenate([vector[None], shown])
+                vector = _unit(vector + len(shown) / (len(shown) + 1) * _unit(shown.sum(axis=0)))
+            vectors.append(vector)
         return _Compiled(ids=policies.ids, vectors=np.stack(vectors), examples=examples)
 
     def _policy_texts(self, policy: Policy) -> list[str]:
@@ -269,7 +272,9 @@ class Encoder:
 
     def _encode(self, text: str) -> Floats:
         """Text to unit vector, float32 [d]: one run, no padding."""
-        ids = self._tokenizer.encode(text).ids[: self.card.max_tokens]
+        ids = self._tokenizer.encode(text).ids
+        if len(ids) > self.card.max_tokens:
+            ids = [*ids[: self.card.max_tokens - 1], ids[-1]]  # the last is [SEP]
         try:
             outputs = cast("Any", self._session).run(None, {"ids": np.asarray([ids], dtype=np.int64)})
         except Exception as error:  # onnxruntime's errors share no base class but Exception
