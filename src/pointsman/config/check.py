@@ -133,7 +133,7 @@ class Checker:
         provider, slash, name = model.partition("/")
         if not slash or not provider or not name or not model.isprintable() or " " in model:
             self.note(key, f"`{model}` is no model", "write `provider/name`, such as `openai/gpt-5-mini`")
-        elif provider not in self.providers:
+        elif self.providers and provider not in self.providers:
             mend = f"add it under `providers:`, or {suggest(provider, self.providers)}"
             if provider in KNOWN:
                 mend = f"add `{provider}:` under `providers:`"

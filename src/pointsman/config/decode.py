@@ -7,6 +7,7 @@ wrong becomes a problem and a blank of its type, and the checks that follow can 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Any, TypeVar, cast
 
@@ -32,7 +33,7 @@ def decode(
 def suggest(word: str, known: Iterable[str]) -> str:
     """ "did you mean `x`?" where something known is near, else the list of what is known."""
     choices = list(known)
-    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word[:80], choices, n=1, cutoff=0.6)  # a body may hold a word of megabytes
     return f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(choices) or 'none'}"
 
 
@@ -46,7 +47,8 @@ class _Decoder:
         while isinstance(info, inspect.Metadata):
             info = info.type
         if isinstance(info, inspect.UnionType):
-            return self.value(_member(info, value), value, key)
+            member = _member(info, value)
+            return self.wrong(info, key, _expected(info), value) if member is None else self.value(member, value, key)
         if isinstance(info, inspect.StructType):
             return self.struct(info, value, key)
         if isinstance(info, inspect.DictType):
@@ -85,9 +87,7 @@ class _Decoder:
 
     def scalar(self, info: inspect.Type, value: object, key: Key) -> Any:
         if isinstance(info, inspect.LiteralType):
-            if value in info.values and type(value) in {type(known) for known in info.values}:
-                return value
-            return self.wrong(info, key, " or ".join(f"`{known}`" for known in info.values), value)
+            return self.literal(info, value, key)
         if isinstance(info, inspect.StrType):
             return self.text(info, value, key)
         if isinstance(info, inspect.FloatType):
@@ -96,10 +96,20 @@ class _Decoder:
             return value if isinstance(value, bool) else self.wrong(info, key, "true or false", value)
         return None if value is None else self.wrong(info, key, "nothing", value)
 
+    def literal(self, info: inspect.LiteralType, value: object, key: Key) -> Any:
+        # `True` equals 1, and is none.
+        alike = type(value) in {type(known) for known in info.values}
+        if alike and value in info.values:
+            return value
+        expected = " or ".join(f"`{known}`" for known in info.values)
+        if alike:
+            self.note(key, f"should be {expected} and nothing else", "")
+            return _blank(info)
+        return self.wrong(info, key, expected, value)
+
     def text(self, info: inspect.StrType, value: object, key: Key) -> Any:
         if not isinstance(value, str):
-            mend = "put it in quotes" if isinstance(value, bool | int | float) else ""
-            return self.wrong(info, key, "text", value, mend)
+            return self.wrong(info, key, "text", value)
         try:
             value.encode()
         except UnicodeEncodeError:
@@ -111,6 +121,9 @@ class _Decoder:
     def number(self, info: inspect.FloatType, value: object, key: Key) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return self.wrong(info, key, "a number", value)
+        if isinstance(value, float) and not math.isfinite(value):
+            self.note(key, "is not a finite number", "")
+            return _blank(info)
         if (info.gt is not None and value <= info.gt) or (info.ge is not None and value < info.ge):
             least = f"more than {info.gt:g}" if info.gt is not None else f"at least {info.ge:g}"
             self.note(key, f"{_number(value)} is too small", f"write {least}")
@@ -120,7 +133,12 @@ class _Decoder:
             return _blank(info)
         return float(value)
 
-    def wrong(self, info: inspect.Type, key: Key, expected: str, value: object, mend: str = "") -> Any:
+    def wrong(self, info: inspect.Type, key: Key, expected: str, value: object) -> Any:
+        mend = ""
+        if "text" in expected and isinstance(value, bool | int | float):
+            mend = "put it in quotes"
+        elif "number" in expected and isinstance(value, str):
+            mend = "write it in digits, without quotes"
         # The value itself stays out of the message: it could be a key.
         self.note(key, f"should be {expected}, but is {_kind(value)}", mend)
         return _blank(info)
@@ -149,19 +167,29 @@ def _blank(info: inspect.Type) -> Any:
     return blanks.get(type(info))
 
 
-def _member(info: inspect.UnionType, value: object) -> inspect.Type:
-    """The member of a union that a value of this kind is meant for; the first one if none is."""
+def _member(info: inspect.UnionType, value: object) -> inspect.Type | None:
+    """The member of a union that a value of this kind is meant for."""
     kinds: dict[type, tuple[type, ...]] = {
         type(None): (inspect.NoneType,),
+        str: (inspect.StrType, inspect.LiteralType),
         list: (inspect.ListType,),
         dict: (inspect.StructType, inspect.DictType),
     }
-    wanted = kinds.get(type(value), (inspect.StrType, inspect.FloatType, inspect.LiteralType))
+    wanted = kinds.get(type(value), (inspect.FloatType,))
     for member in info.types:
         bare = member.type if isinstance(member, inspect.Metadata) else member
         if isinstance(bare, wanted):
             return member
-    return info.types[0]
+    return None
+
+
+def _expected(info: inspect.UnionType) -> str:
+    names: dict[type, str] = {
+        inspect.ListType: "a list", inspect.StructType: "a mapping", inspect.DictType: "a mapping",
+        inspect.FloatType: "a number", inspect.StrType: "text", inspect.LiteralType: "text",
+    }  # fmt: skip
+    bare = (member.type if isinstance(member, inspect.Metadata) else member for member in info.types)
+    return " or ".join(names[type(member)] for member in bare if not isinstance(member, inspect.NoneType))
 
 
 def _number(value: float) -> str:

@@ -6,7 +6,6 @@ Values are not dates, sets or objects; a key given twice is a problem and not a 
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import cast
@@ -22,6 +21,7 @@ Key = tuple[str | int, ...]
 MAX_BYTES = 1024 * 1024
 # Anchors may be used, but a "billion laughs" of nested aliases must not be unfolded.
 MAX_VALUES = 200_000
+MAX_DEPTH = 50
 _LONGEST = 300
 
 
@@ -88,8 +88,7 @@ def parse(data: bytes, *, file: str | None = None) -> Document:
     if "\0" in text:
         raise ConfigError([Problem(path="", message="is a binary file", mend="is this the policy file?")], file=file)
     try:
-        # The pure Python loader, not libyaml's, which takes a minute over 100,000 open brackets.
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         walk = _Walk(loader)
         value = walk.value(node, ()) if node else None
@@ -99,18 +98,40 @@ def parse(data: bytes, *, file: str | None = None) -> Document:
         line = text.count("\n", 0, error.position) + 1
         message = f"character U+{cast('int', error.character):04X} is not allowed in YAML"
         raise ConfigError([Problem(path="", message=message, mend="remove it", line=line)], file=file) from None
-    except RecursionError:  # too many brackets, or an anchor that holds itself
-        raise ConfigError([Problem(path="", message="is nested too deep", mend="flatten it")], file=file) from None
+    except _TooMuch as error:
+        raise ConfigError([error.problem], file=file) from None
     except (ValueError, OverflowError):  # PyYAML hands on what `chr` says to "\UFFFFFFFF"
         mend = "look for a \\U escape beyond U+10FFFF"
         raise ConfigError([Problem(path="", message="is not valid YAML", mend=mend)], file=file) from None
     return Document(value=value, lines=walk.lines, problems=tuple(walk.problems))
 
 
+class _TooMuch(Exception):
+    def __init__(self, node: yaml.Node | yaml.Event, message: str, mend: str) -> None:
+        line = node.start_mark.line + 1 if node.start_mark else None
+        self.problem = Problem(path="", message=message, mend=mend, line=line)
+
+
+class _Loader(yaml.SafeLoader):
+    """Not libyaml's loader, which takes a minute over 100,000 open brackets; this one stops at the first too many."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            event = cast("yaml.Event", self.peek_event())  # pyright: ignore[reportUnknownMemberType]
+            raise _TooMuch(event, "is nested too deep", "a policy file has no more than seven levels")
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+
 class _Walk:
     """One pass over the YAML nodes, collecting lines and problems."""
 
-    def __init__(self, loader: yaml.SafeLoader) -> None:
+    def __init__(self, loader: _Loader) -> None:
         self.loader = loader
         self.lines: dict[Key, int] = {}
         self.problems: list[Problem] = []
@@ -119,11 +140,9 @@ class _Walk:
     def value(self, node: yaml.Node, key: Key) -> object:
         self.left -= 1
         if self.left <= 0:
-            if self.left == 0:
-                self.problems.append(
-                    Problem(path=spell(key), message="unfolds to too many values", mend="use fewer aliases")
-                )
-            return None
+            raise _TooMuch(node, f"unfolds to more than {MAX_VALUES:,} values", "use fewer aliases")
+        if len(key) > MAX_DEPTH:
+            raise _TooMuch(node, "is nested too deep", "an anchor must not hold itself")
         self.lines.setdefault(key, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, key)
@@ -160,10 +179,6 @@ class _Walk:
             value = cast("object", self.loader.construct_object(node))  # pyright: ignore[reportUnknownMemberType]
         except (ValueError, LookupError, ArithmeticError, yaml.YAMLError):  # `!!int x`, `!!bool 7`
             return str(node.value)
-        if isinstance(value, float) and not math.isfinite(value):
-            self.problems.append(
-                Problem(path=spell(key), message="is not a finite number", line=node.start_mark.line + 1)
-            )
         return value
 
 
