@@ -313,7 +313,7 @@ class _Conversion:
 
     def default(self, models: list[_Model], given: _File) -> str:
         single = [model for model in models if model.name != "*"]
-        section = "llm_providers" if given.model_providers is None else "model_providers"
+        section = "llm_providers" if given.llm_providers else "model_providers"
         if not single:
             if not self.problems:
                 self.problem((section,), "names no model", "add one that is not `provider/*`, to be the default")
@@ -445,6 +445,8 @@ class _Conversion:
             written["key"] = service.key
         if service.base_url is not None:
             written["base_url"] = service.base_url
+        elif name != service.name:  # a second one of a known provider is known by no name
+            written["base_url"] = KNOWN[service.name].base_url
         if service.base_url is not None and (not service.base_url or _hidden(service.base_url)):
             written["base_url"] = url = self.variable(f"{stem}_BASE_URL")
             known = "holds a user or query, and is not copied" if service.base_url else "is not known"
