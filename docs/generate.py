@@ -1,4 +1,4 @@
-"""Writes docs/reference/ from the code: `python docs/generate.py`. A test checks that what is committed is what it writes."""
+"""Writes docs/reference/ from the code: `python docs/generate.py`. A test checks that what is committed is up to date."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def pages() -> dict[str, str]:
 
 
 def _cli() -> str:
-    text = _NOTE + "# Command line\n\nExit codes: 0 fine, 1 the work found a failure, 2 bad usage or a bad policy file.\n"
+    text = (
+        _NOTE + "# Command line\n\nExit codes: 0 fine, 1 the work found a failure, 2 bad usage or a bad policy file.\n"
+    )
     for name, command in sorted(main.commands.items()):
         context = click.Context(command, info_name=f"pointsman {name}", max_content_width=100)
         text += f"\n## pointsman {name}\n\n```text\n{command.get_help(context)}\n```\n"
@@ -32,7 +34,15 @@ def _policy_file() -> str:
     schema: dict[str, Any] = config.schema()
     definitions = schema["$defs"]
     text = _NOTE + "# Policy file\n\n`pointsman schema` prints the same as a JSON Schema, for editors.\n"
-    for name in ("PolicyFile", "ProviderEntry", "DomainEntry", "ActionEntry", "RoutingEntry", "GatewayEntry", "TimeoutsEntry"):
+    for name in (
+        "PolicyFile",
+        "ProviderEntry",
+        "DomainEntry",
+        "ActionEntry",
+        "RoutingEntry",
+        "GatewayEntry",
+        "TimeoutsEntry",
+    ):
         entry = definitions[name]
         text += f"\n## {name}\n\n{entry['description'].strip()}\n\n| key | type | default | |\n|---|---|---|---|\n"
         for key, value in entry["properties"].items():
@@ -62,7 +72,10 @@ def _default(value: dict[str, Any]) -> str:
 
 
 def _reasons() -> str:
-    text = _NOTE + "# Reasons\n\nThe `reason` of a decision and of the header `x-pointsman-reason`. The list is closed.\n\n"
+    text = (
+        _NOTE
+        + "# Reasons\n\nThe `reason` of a decision and of the header `x-pointsman-reason`. The list is closed.\n\n"
+    )
     source = Path(__file__).parents[1].joinpath("src/pointsman/decision.py").read_text()
     for reason in Reason:
         said = source.partition(f"{reason.name} = ")[2].split('"""')[1]

@@ -43,7 +43,7 @@ async def run() -> None:
         from openai import AsyncOpenAI  # noqa: PLC0415 - an extra
     except ImportError:
         raise PointsmanError("the demo calls the gateway with openai's SDK; pip install 'pointsman[demo]'") from None
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print('Each turn below is sent to a gateway on this machine by the openai SDK with model="auto".')
     console.print("The embedded router picks the policy; the providers are fakes, so no key is needed.\n")
     right = total = 0
@@ -52,13 +52,13 @@ async def run() -> None:
         example = json.loads((examples() / "conversations" / conversation).read_text().splitlines()[0])
         console.print(f"[bold]{title}[/bold]  (examples/{file})")
         async with FakeUpstream() as upstream:
-            served = _diverted(config.load(path, env=None), upstream.url)
+            served = diverted(config.load(path, env=None), upstream.url)
             async with gateway(served) as url, AsyncOpenAI(base_url=url, api_key="none-needed") as client:
                 for turn in example["turns"]:
                     shown = await _turn(client, example["messages"][: turn["index"] + 1])
                     right += shown["policy"] == turn["policy"]
                     total += 1
-                    console.print(_line(shown, turn["policy"]), soft_wrap=True)
+                    console.print(_line(shown, turn["policy"]))
         console.print()
     console.print(f"{right} of {total} turns went where a person would send them.\n")
     console.print(_NEXT)
@@ -88,7 +88,7 @@ def _line(shown: Mapping[str, Any], expected: str | None) -> str:
     return f"  {mark} {said:56}  {policy:26} {shown['confidence']:4.0%}  {shown['model']:28} {shown['ms']:5.1f} ms"
 
 
-def _diverted(loaded: Config, url: str) -> Config:
+def diverted(loaded: Config, url: str) -> Config:
     """The same configuration, but every provider is the fake one."""
     providers = {
         name: msgspec.structs.replace(provider, base_url=Secret(url), key=None, headers={})
@@ -98,6 +98,6 @@ def _diverted(loaded: Config, url: str) -> Config:
 
 
 _NEXT = """[bold]The same with your own policies[/bold]
-  1. Write a policy file; examples/assistant.yaml is one to start from.      pointsman check policies.yaml
-  2. See how a sentence or a conversation would be routed, and why.          pointsman explain -c policies.yaml "…"
-  3. Serve it, and point any OpenAI client at it with model="auto".          pointsman serve -c policies.yaml"""
+  1. Write a policy file (examples/assistant.yaml is one to start from):  pointsman check policies.yaml
+  2. See how a text or a conversation is routed, and why:                 pointsman explain -c policies.yaml "…"
+  3. Serve it, and point any OpenAI client at it with model="auto":       pointsman serve -c policies.yaml"""
