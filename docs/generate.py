@@ -1,4 +1,4 @@
-"""Writes docs/reference/ from the code: `python docs/generate.py`. A test checks that what is committed is up to date."""
+"""Writes docs/reference/ from the code: `python docs/generate.py`. A test checks that they agree."""
 
 from __future__ import annotations
 
