@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -60,15 +61,17 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How cosines become probabilities.
 
-    P(other) = sigmoid(bias - evidence * e + small_talk * s): e is the best policy's cosine to the turns weighted
-    without `relevance`, s the newest turn's cosine to the nearest small talk, zero if negative. What is left is shared
-    out by softmax(cosine / temperature).
+    Among themselves the policies share by softmax(cosine / temperature). Above them stands
+    P(other) = sigmoid(bias - evidence * e + small_talk * s - doubt * ln b): e is the best policy's cosine to the turns
+    weighted without `relevance`, s the newest turn's cosine to the nearest small talk, zero if negative, and b the
+    best policy's share, for a request that resembles many policies alike is often none of theirs.
     """
 
     temperature: float
     bias: float
     evidence: float
     small_talk: float
+    doubt: float
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,7 +121,7 @@ MINILM = Card(
         assistant=0.5,
         relevance=0.05,
     ),
-    calibration=Calibration(temperature=0.045, bias=-0.6, evidence=8.4, small_talk=7.0),
+    calibration=Calibration(temperature=0.04, bias=-1.2, evidence=6.0, small_talk=5.5, doubt=1.5),
     sha256={},
 )
 """The card that `pointsman.training.export` writes beside all-MiniLM-L6-v2, but for source and digests."""
@@ -209,12 +212,15 @@ class Encoder:
         asked = _unit((weights * np.maximum(cosines.max(axis=1), reading.relevance)) @ vectors)
         plain = _unit(weights @ vectors)
         scores = compiled.vectors @ asked
-        other = self._other(
-            evidence=float((compiled.vectors @ plain).max()), small_talk=float((self._small_talk @ vectors[-1]).max())
-        )
         shares = np.exp((scores.astype(np.float64) - scores.max()) / self.card.calibration.temperature)
-        probabilities = shares / shares.sum() * (1.0 - other)
-        if not (np.isfinite(probabilities).all() and np.isfinite(other)):
+        shares /= shares.sum()
+        other = self._other(
+            evidence=float((compiled.vectors @ plain).max()),
+            small_talk=float((self._small_talk @ vectors[-1]).max()),
+            share=float(shares.max()),
+        )
+        probabilities = shares * (1.0 - other)
+        if not (np.isfinite(probabilities).all() and math.isfinite(other)):
             raise RouterError("the encoder gave a number that is none")
         return Scores(
             policies=tuple(
@@ -223,17 +229,18 @@ class Encoder:
                     compiled.ids, scores, probabilities, _nearest(compiled, asked), strict=True
                 )
             ),
-            other=float(other),
+            other=other,
         )
 
     def offsets(self, text: str) -> Sequence[tuple[int, int]]:
         """The (start, end) of each token in `text`, special tokens left out: what `conversation.trim` asks for."""
         return self._tokenizer.encode(_encodable(text), add_special_tokens=False).offsets
 
-    def _other(self, *, evidence: float, small_talk: float) -> float:
+    def _other(self, *, evidence: float, small_talk: float, share: float) -> float:
         fixed = self.card.calibration
         logit = fixed.bias - fixed.evidence * evidence + fixed.small_talk * max(small_talk, 0.0)
-        return float(1.0 / (1.0 + np.exp(-logit)))
+        logit -= fixed.doubt * math.log(share)
+        return 1.0 / (1.0 + math.exp(-logit))
 
     def _compile(self, policies: PolicySet) -> _Compiled:
         return self._sets.get(policies.digest, lambda: self._compile_anew(policies))
@@ -346,7 +353,7 @@ def _nearest(compiled: _Compiled, asked: Floats) -> list[str | None]:
     return found
 
 
-def _unit(vector: Floats) -> Floats:
+def _unit(vector: npt.NDArray[np.floating[Any]]) -> Floats:
     """`vector` at length one; zero stays zero."""
     length = float(np.linalg.norm(vector))
     return (vector / length if length else vector).astype(np.float32)
