@@ -1,0 +1,182 @@
+"""What a decision of the embedded router costs, beside one bare ONNX run over the same tokens. One thread.
+
+    python benches/decision/bench.py
+
+prints a Markdown report and writes it to RESULTS.md beside this file. Uses no network and no data but its own.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROUNDS = 60
+WORDS = (  # noqa: SIM905 - prose reads better as prose
+    "could you please look at the quarterly report and tell me which of our offices spent more on travel than it "
+    "had planned and whether that was because of flights or hotels since the board wants to know before friday"
+).split()
+KINDS = (
+    ("legal.summarization", "Shorten or extract the key points of a legal document."),
+    ("legal.drafting", "Write contracts, clauses and other legal texts."),
+    ("legal.question", "Answer questions about the law and compliance."),
+    ("code.generation", "Write new functions, scripts and snippets."),
+    ("code.debugging", "Find and fix errors in code."),
+    ("code.review", "Judge a change to code and suggest improvements."),
+    ("finance.report", "Explain figures in financial reports."),
+    ("finance.planning", "Plan budgets and forecasts."),
+    ("travel.booking", "Book flights, trains and hotels."),
+    ("travel.advice", "Suggest places to see and ways to get there."),
+    ("writing.email", "Draft and reword e-mails."),
+    ("writing.translation", "Translate texts between languages."),
+)
+
+
+def cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    vnni = any("avx512_vnni" in line or "avx_vnni" in line for line in lines)
+    return f"{names[0] if names else platform.machine()}{', VNNI' if vnni else ''}"
+
+
+def resident() -> float:
+    """MB now, where the system says so; else the peak."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def load() -> None:
+    """In a process of its own: load time and memory, printed."""
+    began = time.perf_counter()
+    from pointsman.routers.encoder import Encoder  # noqa: PLC0415
+
+    imported, before = time.perf_counter(), resident()
+    encoder = Encoder.load()
+    loaded, after = time.perf_counter(), resident()
+    for size in (16, 64, 128):
+        encoder._encode(words(size))
+    print(
+        f"imports {1e3 * (imported - began):.0f} ms; load {1e3 * (loaded - imported):.0f} ms; resident {before:.0f} MB "
+        f"after imports, {after:.0f} MB after load, {resident():.0f} MB after use"
+    )
+
+
+def words(count: int, start: int = 0) -> str:
+    return " ".join(WORDS[(start + at) % len(WORDS)] for at in range(count))
+
+
+def times(run: Callable[[int], object]) -> tuple[float, float]:
+    """(p50, p95) in ms over ROUNDS calls; a call gets its number so that it can say something new."""
+    for at in range(3):
+        run(-1 - at)
+    taken: list[float] = []
+    for at in range(ROUNDS):
+        began = time.perf_counter()
+        run(at)
+        taken.append(1e3 * (time.perf_counter() - began))
+    return statistics.median(taken), sorted(taken)[int(0.95 * len(taken))]
+
+
+def measure() -> list[str]:
+    import numpy as np  # noqa: PLC0415
+
+    from pointsman.conversation import Conversation, Turn  # noqa: PLC0415
+    from pointsman.policy import Policy, PolicySet  # noqa: PLC0415
+    from pointsman.routers.encoder import Encoder  # noqa: PLC0415
+
+    encoder = Encoder.load()
+    fresh = iter(range(10**9))
+
+    def new(tokens: int) -> str:
+        """A text of `tokens` tokens that nobody has said before, the two special ones not counted."""
+        number = next(fresh)
+        text = " ".join([f"{chr(97 + number % 26)} {chr(97 + number // 26 % 26)} {number // 676}", words(tokens)])
+        return text[: encoder.offsets(text)[tokens - 1][1]]
+
+    def policies(count: int) -> PolicySet:
+        return PolicySet(
+            Policy(id=KINDS[at][0], description=KINDS[at][1])
+            if at < len(KINDS)
+            else Policy(id=f"topic{at // 10}.kind{at}", description=f"Requests of kind {at} about subject {at // 10}.")
+            for at in range(count)
+        )
+
+    def raw(*tokens: int) -> float:
+        """One bare run for each text of so many tokens: the p50 of their sum, ms."""
+        ids = [np.full((1, count + 2), 2000, dtype=np.int64) for count in tokens]
+        return times(lambda _: [encoder._session.run(None, {"ids": each}) for each in ids])[0]
+
+    def dialogue(*tokens: int) -> list[Turn]:
+        return [Turn(role=("user", "assistant")[at % 2], text=new(count)) for at, count in enumerate(tokens)]
+
+    rows: list[str] = []
+
+    def row(name: str, offered: PolicySet, make: Callable[[], tuple[list[Turn], int]], tokens: tuple[int, ...]) -> None:
+        """`make` gives the turns and how many of them were there before, hence cached; `tokens` are the new ones."""
+        made: list[Conversation] = []
+        encoder._compile(offered)
+        for _ in range(ROUNDS + 3):
+            turns, known = make()
+            if known:
+                encoder.scores(Conversation(turns=tuple(turns[:known])), offered)
+            made.append(Conversation(turns=tuple(turns)))
+        p50, p95 = times(lambda at: encoder.scores(made[at], offered))
+        bare = raw(*tokens)
+        rows.append(f"| {name} | {len(offered)} | {p50:.1f} | {p95:.1f} | {bare:.1f} | {p50 / bare:.2f} |")
+
+    short = (14, 20) * 9
+    twelve = policies(12)
+    row("first turn, 30 tokens", twelve, lambda: (dialogue(30), 0), (30,))
+    long = (*short[:-1], 200)
+    row("tenth turn: 14 new tokens after a reply of 20", twelve, lambda: (dialogue(*short, 14), 17), (20, 14))
+    row("tenth turn: 30 new tokens after a reply of 200", twelve, lambda: (dialogue(*long, 30), 17), (25, 30))
+    row("first turn, 128 tokens (read: 64)", twelve, lambda: (dialogue(128), 0), (65,))
+    row("tenth turn, nothing cached", twelve, lambda: (dialogue(*short, 14), 0), (14, 20, 14, 20, 14, 20, 14, 20))
+    for count in (5, 50, 200, 500):
+        row("first turn, 30 tokens", policies(count), lambda: (dialogue(30), 0), (30,))
+
+    began = time.perf_counter()
+    Encoder.load()._compile(twelve)
+    cold = 1e3 * (time.perf_counter() - began)
+    rows.append("")
+    rows.append(f"A set of 12 policies never seen before, loading included: {cold:.0f} ms.")
+    return rows
+
+
+def main() -> None:
+    if "--load" in sys.argv:
+        load()
+        return
+    loads = subprocess.run([sys.executable, __file__, "--load"], check=True, capture_output=True, text=True).stdout
+    report = "\n".join(
+        [
+            "# What a decision costs",
+            "",
+            f"`python benches/decision/bench.py`, {dt.datetime.now(dt.UTC):%Y-%m-%d}, {cpu()}, "
+            f"Python {platform.python_version()}, one thread, {ROUNDS} rounds. Every round says something new.",
+            "*bare* is the p50 of one ONNX run for each new text, with as many tokens; what is above it is",
+            "tokenising, hashing, trimming and scoring.",
+            "",
+            "| | policies | p50 ms | p95 ms | bare ms | p50 / bare |",
+            "|---|--:|--:|--:|--:|--:|",
+            *measure(),
+            "",
+            f"A fresh process: {loads.strip()}.",
+            "",
+        ]
+    )
+    Path(__file__).with_name("RESULTS.md").write_text(report)
+    print(report)
+
+
+if __name__ == "__main__":
+    main()
