@@ -264,13 +264,16 @@ def schema() -> None:
 @main.command("import")
 @click.argument("path", metavar="FILE", type=_file)
 def import_(path: Path) -> None:
-    """Convert a Plano or Arch gateway configuration to a policy file (stdout); what is dropped goes to stderr."""
+    """Convert a Plano or Arch gateway configuration to a policy file, on stdout.
+
+    What has no counterpart, and what was renamed, is listed on stderr.
+    """
     from pointsman.config import plano  # noqa: PLC0415
     from pointsman.config.document import read as read_file  # noqa: PLC0415
 
     converted = plano.convert(read_file(path), file=str(path))
     for problem in converted.dropped:
-        click.echo(f"dropped: {problem.located(str(path))}", err=True)
+        click.echo(f"note: {problem.located(str(path))}", err=True)
     click.echo(converted.text, nl=False)
 
 

@@ -91,10 +91,10 @@ VAGUE = 0.4
 def choose(scores: Scores, policies: PolicySet, *, min_confidence: float = 0.0) -> Choice:
     """The policy that these scores speak for. Ties go to the policy that was written first.
 
-    If it is more likely than not that some policy fits, the best one is taken. Is that an action which stands out too
-    little among its domain's policies, or is it less likely than `min_confidence`, and is its domain on offer, then the
-    domain is taken (paper, section 3: a request too vague for any action resolves to its domain), and it is as likely
-    as all of them together.
+    If it is more likely than not that some policy fits, the best one is taken. If that is an action which stands out
+    too little among its domain's policies, or is less likely than `min_confidence`, its domain is taken, where that is
+    on offer (paper, section 3: a request too vague for any action resolves to its domain); it is as likely as all of
+    its policies together.
     """
     ranked = sorted(scores.policies, key=lambda each: -each.probability)
     best = ranked[0] if ranked else None
@@ -102,11 +102,13 @@ def choose(scores: Scores, policies: PolicySet, *, min_confidence: float = 0.0) 
         runner_up = best.policy if best else None
         return Choice(policy=None, reason=Reason.NO_MATCH, confidence=scores.other, runner_up=runner_up)
     second = ranked[1].policy if len(ranked) > 1 else None
-    policy = policies[best.policy]
-    if policy.action and policy.domain in policies:
-        mass = sum(each.probability for each in ranked if policies[each.policy].domain == policy.domain)
-        if best.probability < max(VAGUE * mass, min_confidence) and mass >= min_confidence:
-            return Choice(policy=policy.domain, reason=Reason.BACKED_OFF, confidence=mass, runner_up=best.policy)
+    domain = policies[best.policy].domain
+    if domain in policies:
+        mass = sum(each.probability for each in ranked if policies[each.policy].domain == domain)
+        vague = best.policy != domain and best.probability < VAGUE * mass
+        if (vague or best.probability < min_confidence) and mass >= min_confidence:
+            runner_up = second if best.policy == domain else best.policy
+            return Choice(policy=domain, reason=Reason.BACKED_OFF, confidence=mass, runner_up=runner_up)
     if best.probability < min_confidence:
         return Choice(policy=None, reason=Reason.NO_MATCH, confidence=1 - best.probability, runner_up=best.policy)
     return Choice(policy=best.policy, reason=Reason.MATCHED, confidence=best.probability, runner_up=second)

@@ -91,13 +91,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Every text that must appear in no log, error or response, longest first."""
-        found = {secret.reveal() for secret in self.gateway.keys}
+        keys = {secret.reveal() for secret in self.gateway.keys}
+        told: set[str] = set()
         for provider in self.providers.values():
-            found.update(secret.reveal() for secret in provider.headers.values())
             if provider.key:
-                found.add(provider.key.reveal())
+                keys.add(provider.key.reveal())
+            told.update(secret.reveal() for secret in provider.headers.values())
             address = urlsplit(provider.base_url.reveal())
-            found.update(value for _, value in parse_qsl(address.query))
-            found.add(address.password or "")
-        # Shorter ones ("1", "on") would blank out ordinary words, and are no secrets.
-        return tuple(sorted((text for text in found if len(text) >= 6), key=len, reverse=True))
+            told.update(value for _, value in parse_qsl(address.query))
+            told.add(address.password or "")
+        # Of headers and addresses, what is shorter ("1", "on") would blank out ordinary words, and is no secret.
+        found = keys | {text for text in told if len(text) >= 6}
+        return tuple(sorted(filter(None, found), key=len, reverse=True))
