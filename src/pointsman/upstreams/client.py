@@ -7,6 +7,7 @@ A small interface on purpose (`open`, `read`, `close`), so that a thinner client
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -14,12 +15,18 @@ import aiohttp
 from yarl import URL
 
 from pointsman.config import Provider, Timeouts
-from pointsman.errors import ConnectFailed, ConnectionLost, UpstreamError, UpstreamTimeout
+from pointsman.errors import BadAnswer, ConnectFailed, ConnectionLost, UpstreamError, UpstreamTimeout
 
 # Shorter than any common server keeps an idle connection, so that we are the ones to close it.
 _KEEP_ALIVE = 15.0
 # aiohttp pauses the socket at twice this; what a slow caller has not taken stays in the kernel and at the provider.
 _READ_BUFFER = 64 * 1024
+# aiohttp hands a body of bytes to the transport whole, and warns of it from here on; a file it sends piece by piece.
+_SENT_WHOLE = 1024 * 1024
+
+
+class _Stale(ConnectionLost):
+    """A kept-alive connection was dead before one byte of the answer came back."""
 
 
 class Reply:
@@ -67,42 +74,36 @@ class Client:
     """Keep-alive connections to every provider. Make it on the running event loop; `close` it there."""
 
     def __init__(self, timeouts: Timeouts) -> None:
-        self._session = aiohttp.ClientSession(
-            auto_decompress=False,
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE, ttl_dns_cache=60),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            read_bufsize=_READ_BUFFER,
-            # The caller of `open` and `read` holds the clock for everything else.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
-            trace_configs=[_Reused()],
+        self._session = _session(
+            timeouts, aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE, ttl_dns_cache=60)
         )
+        # Keeps nothing: what is sent once more must not meet the next dead connection.
+        self._fresh = _session(timeouts, aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=60))
         self._urls: dict[tuple[str, str], URL] = {}
 
     async def open(self, provider: Provider, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         """POST `body` to the provider; the answer's head is there, its body is not yet read.
 
         Raises ConnectFailed, ConnectionLost or UpstreamTimeout. A request whose kept-alive connection turns out to be
-        dead before one byte came back is sent once more on another: the provider closed it while it was idle.
+        dead before one byte came back is sent once more on a new one: the provider closed it while it was idle.
         """
-        reused: list[bool] = []
         try:
-            return await self._post(provider, path, body, headers, reused)
-        except ConnectionLost:
-            if not reused:
-                raise
-            return await self._post(provider, path, body, headers, reused)
+            return await self._post(self._session, provider, path, body, headers)
+        except _Stale:
+            return await self._post(self._fresh, provider, path, body, headers)
 
     async def _post(
-        self, provider: Provider, path: str, body: bytes, headers: Mapping[str, str], reused: list[bool]
+        self, session: aiohttp.ClientSession, provider: Provider, path: str, body: bytes, headers: Mapping[str, str]
     ) -> Reply:
+        reused: list[bool] = []
         own = {"content-type": "application/json", "accept-encoding": "identity", **headers}
         if provider.key:
             own["authorization"] = f"Bearer {provider.key.reveal()}"
         own.update((name, value.reveal()) for name, value in provider.headers.items())
         try:
-            response = await self._session.post(
+            response = await session.post(
                 self._url(provider, path),
-                data=body,
+                data=body if len(body) <= _SENT_WHOLE else io.BytesIO(body),
                 headers=own,
                 allow_redirects=False,
                 skip_auto_headers=("user-agent", "accept"),
@@ -110,7 +111,7 @@ class Client:
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # No text of the error goes further: it may hold the address, and that may hold a secret.
-            raise _translated(error) from None
+            raise (_Stale(_BROKE_OFF) if reused and _silent(error) else _translated(error)) from None
         return Reply(response)
 
     def _url(self, provider: Provider, path: str) -> URL:
@@ -123,7 +124,22 @@ class Client:
 
     async def close(self) -> None:
         await self._session.close()
+        await self._fresh.close()
 
+
+def _session(timeouts: Timeouts, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        auto_decompress=False,
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        read_bufsize=_READ_BUFFER,
+        # The caller of `open` and `read` holds the clock for everything else.
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
+        trace_configs=[_Reused()],
+    )
+
+
+_BROKE_OFF = "the connection broke off before the answer"
 
 # What aiohttp's errors mean here; the first that fits, so the more special ones stand first.
 _MEANING: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[UpstreamError], str], ...] = (
@@ -133,9 +149,17 @@ _MEANING: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[Upstre
     (aiohttp.ConnectionTimeoutError, ConnectFailed, "no connection in time"),
     (asyncio.TimeoutError, UpstreamTimeout, "no answer in time"),
     ((aiohttp.InvalidURL, ValueError), ConnectFailed, "its address is not valid"),
-    (Exception, ConnectionLost, "the connection broke off before the answer"),
+    (aiohttp.ClientResponseError, BadAnswer, "what it sent is not HTTP"),
+    (Exception, ConnectionLost, _BROKE_OFF),
 )
 
 
 def _translated(error: Exception) -> UpstreamError:
     return next(ours(said) for theirs, ours, said in _MEANING if isinstance(error, theirs))
+
+
+def _silent(error: Exception) -> bool:
+    """Whether the connection ended without a byte. Where some came, the request was taken: it is not sent again."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return isinstance(error.message, str)  # else it is the head that was begun
+    return isinstance(error, aiohttp.ClientOSError)

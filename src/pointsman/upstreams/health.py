@@ -22,7 +22,12 @@ class Health:
         self._until: dict[str, float] = {}
 
     def rest(self, model: str, seconds: float) -> None:
-        self._until[model] = self._now() + min(seconds, LONGEST)
+        if seconds <= 0:
+            return
+        now = self._now()
+        # Callers may pin any name of a provider's: those that have rested are forgotten, or the table grows for ever.
+        self._until = {each: until for each, until in self._until.items() if until > now}
+        self._until[model] = now + min(seconds, LONGEST)
 
     def resting(self, model: str) -> bool:
         return self._until.get(model, 0.0) > self._now()
