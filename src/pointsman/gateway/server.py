@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
+from types import FrameType
 
+import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.supervisors import Multiprocess
 
 from pointsman import config
@@ -20,6 +23,12 @@ from pointsman.gateway.app import App
 # uvicorn has no limit on header bytes with httptools and keeps megabytes of them. nginx takes 32 KiB, Apache 8 KiB a
 # line, node 16 KiB; long bearer tokens and trace baggage fit into this.
 HEADER_BYTES = 64 * 1024
+
+# Connections that may wait to be accepted, as uvicorn has it.
+BACKLOG = 2048
+
+# Requests that a connection may queue behind the one being answered before we stop reading from it.
+PIPELINED = 8
 
 # Longer than the pools of usual clients keep a connection, so that they close it and not we under their request.
 KEEP_ALIVE_SECONDS = 75
@@ -32,30 +41,90 @@ POLICY_FILE = "POINTSMAN_POLICY_FILE"
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with a limit on the bytes of a request's head."""
+    """uvicorn's HTTP/1.1, with a limit on heads and trailers, with news for every call when its caller leaves, and
+    with the body of a request that offers to speak something else."""
 
-    _head_bytes = 0
-    _in_head = True
+    _bare = 0
+    """Bytes since the last that were body: a head, or the trailers and extensions of a chunked body."""
+    _cycles: tuple[RequestResponseCycle, ...] = ()
+    """The requests of this connection that are not answered yet."""
+    _offered = False
+    """Whether the request whose head was just read offers another protocol."""
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
-        super().data_received(data)
+        self._bare += len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(data[offer.args[0] :])
+            return
+        except httptools.HttpParserError:
+            self.send_400_response("this is no HTTP request that has only one reading")
+            return
         # What arrived may have ended the head and begun the body; only a head that is still open can be too long.
-        if self._in_head and self._head_bytes > HEADER_BYTES and not self.transport.is_closing():
-            body = b"the request's headers are too large"
-            head = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain\r\nconnection: close\r\n"
-            self.transport.write(head + b"content-length: %d\r\n\r\n%s" % (len(body), body))
+        if self._bare > HEADER_BYTES and not self.transport.is_closing():
+            if not self._unanswered():
+                body = b"the request's headers are too large"
+                head = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain\r\n"
+                self.transport.write(head + b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
             self.transport.close()
 
+    def _decline(self, rest: bytes) -> None:
+        """Read a request again without its offer, as RFC 9110, 7.8 allows; `rest` is what came after its head.
+
+        Java's HTTP client offers h2c with every first request, and httptools takes what follows for that protocol.
+        """
+        self._offered = False
+        if self.parser.get_method() == b"CONNECT":
+            self.send_400_response("this is no proxy")
+            return
+        line = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        kept = (b"%s: %s" % (name, value) for name, value in self.headers if name != b"upgrade")
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join((line, *kept, b"", rest)))
+
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._head_bytes = 0
+        self._bare = 0
+        if self.parser.should_upgrade():
+            self._offered = True
+            return
+        # A copy, for trailers go where the headers were (RFC 9110, 6.5.1: they must not be taken for headers).
+        self.scope["headers"] = list(self.headers)
         super().on_headers_complete()
+        self._cycles = (*self._unanswered(), self.cycle)
+        # uvicorn stops reading when a request is pipelined, and then does not see that its caller has left.
+        if len(self._cycles) <= PIPELINED:
+            self.flow.resume_reading()
+
+    def on_body(self, body: bytes) -> None:
+        self._bare = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._in_head = True
-        super().on_message_complete()
+        self._bare = 0
+        if not self._offered:
+            super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # uvicorn tells the newest of pipelined requests only, and it is the oldest that a provider works for.
+        for cycle in self._unanswered():
+            cycle.disconnected = True
+            cycle.message_event.set()
+        super().connection_lost(exc)
+
+    def _unanswered(self) -> tuple[RequestResponseCycle, ...]:
+        return tuple(cycle for cycle in self._cycles if not cycle.response_complete)
+
+
+class Workers(Multiprocess):
+    """uvicorn's worker processes, which nobody can reach any more once they are told to stop."""
+
+    def terminate_all(self) -> None:
+        # Callers would wait in a queue that no worker takes from, instead of going elsewhere.
+        for sock in self.sockets:
+            sock.close()
+        super().terminate_all()
 
 
 def create_app() -> App:
@@ -93,20 +162,31 @@ def serve(path: Path, sock: socket.socket, *, workers: int) -> None:
     """Serve a policy file on a listening socket until SIGINT or SIGTERM; open streams may finish first."""
     os.environ[POLICY_FILE] = str(path)
     made = settings("pointsman.gateway.server:create_app", workers=workers)
+    # uvicorn raises the signal once more when it has stopped; who was asked to stop, and did, has not failed.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, _stopped)
     if workers == 1:
         uvicorn.Server(made).run(sockets=[sock])
     else:
         logs.configure()
-        Multiprocess(made, sockets=[sock]).run()
+        Workers(made, sockets=[sock]).run()
+
+
+def _stopped(number: int, frame: FrameType | None) -> None:
+    """Nothing is left to do."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to `host` and `port` (0: any free one). Raises OSError."""
+    """A socket that listens on `host` and `port` (0: any free one). Raises OSError.
+
+    Who connects from here on waits until the gateway has started, and is not refused.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
+        sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise
