@@ -242,7 +242,7 @@ class FakeUpstream:
             while call := await _receive(reader):
                 self.calls.append(call)
                 await self._answer(call, reader, Wire(writer))
-        except (ConnectionError, asyncio.CancelledError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # the other side hung up, or the fake is being closed
         finally:
             self._tasks.discard(task)
@@ -255,7 +255,7 @@ class FakeUpstream:
         work = asyncio.create_task(behaviour.answer(call, wire))
         try:
             while not (await asyncio.wait([work], timeout=0.01))[0]:
-                if reader.at_eof():
+                if reader.at_eof() or reader.exception():
                     raise ConnectionResetError
             await work
         except ConnectionError:

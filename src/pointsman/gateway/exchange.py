@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 
 import msgspec
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 WHOLE_ANSWER = 8 * 1024 * 1024
 # Errors are short; what is longer than this is cut off with the connection.
 WHOLE_ERROR = 256 * 1024
+# Seconds for a caller to take the error event that ends a stream; one that reads nothing does not get it.
+LAST_WORD = 1.0
 
 # What of a caller's request goes on to a provider. Not its authorization, cookies, address or our own headers.
 _FORWARDED = ("openai-beta", "idempotency-key", "traceparent", "tracestate")
@@ -66,17 +69,17 @@ class Patience:
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
         self._now = asyncio.get_running_loop().time
-        self._end = self._now() + timeouts.total
+        self.end = self._now() + timeouts.total
 
     @property
     def over(self) -> bool:
-        return self._now() >= self._end
+        return self._now() >= self.end
 
     def first_byte(self) -> float:
-        return min(self._end, self._now() + self._timeouts.first_byte)
+        return min(self.end, self._now() + self._timeouts.first_byte)
 
     def idle(self) -> float:
-        return min(self._end, self._now() + self._timeouts.idle)
+        return min(self.end, self._now() + self._timeouts.idle)
 
 
 class Answer:
@@ -143,6 +146,11 @@ async def live(exchange: Exchange, work: Callable[[Exchange, Call], Awaitable[No
         exchange.status, exchange.outcome = 499, "caller_gone"
     except (RequestError, UpstreamError) as error:
         await refuse(error, exchange)
+    except BaseException as error:
+        # A bug, or a stop that could wait no longer for this call.
+        exchange.status = exchange.status or 500
+        exchange.outcome = "cancelled" if isinstance(error, asyncio.CancelledError) else "internal_error"
+        raise
     finally:
         settle(exchange)
 
@@ -280,19 +288,22 @@ async def relay(answer: Answer, exchange: Exchange) -> None:
         return
     await caller.start(answer.status, headers)
     try:
-        async with asyncio.timeout(None) as clock:
+        async with asyncio.timeout_at(exchange.patience.end) as clock:
             piece = answer.body
             while piece:
                 await caller.write(piece)
                 clock.reschedule(exchange.patience.idle())
                 piece = await answer.rest.read()
-                clock.reschedule(None)
+                # A caller may be slow, but not for ever: it holds a connection of the provider's.
+                clock.reschedule(exchange.patience.end)
     except (UpstreamError, TimeoutError) as error:
         failure = error if isinstance(error, UpstreamError) else UpstreamTimeout("the stream stalled")
         exchange.outcome = failure.code
         log.warning("exchange=%s model=%s broke off: %s", exchange.id, answer.model, failure)
         if answer.streams and "content-encoding" not in answer.headers:
-            await caller.write(openai_chat.error_event(f"{answer.model}: {failure}", code=failure.code))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORD):
+                    await caller.write(openai_chat.error_event(f"{answer.model}: {failure}", code=failure.code))
         return  # and never `finish`: a clean end would make what came look complete
     await caller.finish()
 
