@@ -48,7 +48,7 @@ class Call:
 class _Answer(msgspec.Struct):
     """What tells an answer from something else that came with a 200."""
 
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _ANSWER = msgspec.json.Decoder(_Answer)
@@ -62,7 +62,7 @@ def check_answer(body: bytes) -> None:
         answer = _ANSWER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadAnswer("the answer is not a JSON object") from None
-    if answer.error is not None and bytes(answer.error) != b"null":
+    if bytes(answer.error) != b"null":
         raise BadAnswer("the answer is an error with status 200")
 
 
@@ -76,7 +76,7 @@ def check_stream(content_type: str, first: bytes) -> None:
     """
     if not first:
         raise BadAnswer("the stream is empty")
-    if content_type.startswith("text/html"):
+    if content_type.lower().startswith("text/html"):
         raise BadAnswer("the answer is a web page")
     if _STREAMED_ERROR.match(first):
         raise BadAnswer("the stream begins with an error")

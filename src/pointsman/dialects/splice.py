@@ -6,7 +6,6 @@ a megabyte of conversation costs a copy and no parse. Knows JSON, and no dialect
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 
@@ -18,6 +17,8 @@ _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _START = re.compile(rb"[ \t\r\n]*\{")
 _KEY = re.compile(rb'[ \t\r\n,]*"(?:[^"\\]|\\.)*"[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
 _END = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*")
+# Escapes of half a character, in group 1; the other escapes and whole pairs stand first, to be passed over.
+_HALF = re.compile(rb"\\[^u]|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})")
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +35,13 @@ class Body:
     def __init__(self, data: bytes) -> None:
         self.data = data
         try:
-            values = _OBJECT.decode(data)
+            try:
+                values = _OBJECT.decode(data)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                # Half a character is what is left where a client cuts a text of UTF-16; some providers take it. What
+                # we read is a copy with a mark in its place, which is as long, so that all fields lie where they lay.
+                data = _HALF.sub(_marked, data)
+                values = _OBJECT.decode(data)
         except msgspec.ValidationError:
             raise RequestError("the body must be a JSON object") from None
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -50,12 +57,8 @@ class Body:
         if value is None:
             return None
         try:
-            try:
-                return msgspec.json.decode(value)
-            except msgspec.DecodeError:
-                # The standard library's reader takes what some clients send and providers accept: lone surrogates.
-                return json.loads(value)
-        except ValueError:
+            return msgspec.json.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError):
             raise RequestError(f"`{name}` is not valid JSON", param=name) from None
         except RecursionError:
             raise RequestError(f"`{name}` is nested too deep", param=name) from None
@@ -91,6 +94,10 @@ class Body:
         elif stripped.startswith(b"}"):
             added = added.removesuffix(b",")
         return start.group() + added + rest
+
+
+def _marked(escape: re.Match[bytes]) -> bytes:
+    return rb"\ufffd" if escape[1] else escape[0]
 
 
 def _locate(data: bytes, values: dict[str, bytes]) -> dict[str, Field]:
