@@ -8,10 +8,10 @@ from pointsman.conversation import read
 
 
 async def main() -> None:
-    routing = router.build(config.load(Path(__file__).with_name("assistant.yaml"), env=None))
-    decision = await routing.decide(read("Draft a two-page proposal for a new bike shelter"))
+    loaded = config.load(Path(__file__).with_name("assistant.yaml"), env=None)
+    async with router.build(loaded) as routing:
+        decision = await routing.decide(read("Draft a two-page proposal for a new bike shelter"))
     print(decision.policy, decision.model, decision.reason, f"{decision.confidence:.0%}")
-    await routing.close()
 
 
 asyncio.run(main())

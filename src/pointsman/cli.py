@@ -90,13 +90,8 @@ def explain(path: Path, text: str | None, source: IO[bytes] | None, as_json: boo
 async def _decide(loaded: Config, conversation: Conversation) -> Decision:
     from pointsman import router  # noqa: PLC0415
 
-    routing = router.build(loaded)
-    try:
-        if loaded.policies:
-            await routing.warm()
+    async with router.build(loaded) as routing:
         return await routing.decide(conversation)
-    finally:
-        await routing.close()
 
 
 def _conversation(source: IO[bytes]) -> Conversation:
@@ -170,11 +165,8 @@ async def _route(loaded: Config, source: IO[bytes], output: IO[bytes]) -> int:
 
     # A batch has no caller who waits: no deadline to speak of.
     patient = msgspec.structs.replace(loaded, routing=msgspec.structs.replace(loaded.routing, deadline=60.0))
-    routing = router.build(patient)
     failed = 0
-    try:
-        if loaded.policies:
-            await routing.warm()
+    async with router.build(patient) as routing:
         with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("routing", total=_size(source))
             for number, line in enumerate(source, 1):
@@ -186,14 +178,10 @@ async def _route(loaded: Config, source: IO[bytes], output: IO[bytes]) -> int:
                     click.echo(f"{source.name}:{number}: {error}", err=True)
                     made = {"line": number, "error": str(error)}
                 else:
-                    decision = await routing.decide(conversation)
-                    made = ({"id": id} if id is not None else {}) | cast(
-                        "dict[str, object]", msgspec.to_builtins(decision)
-                    )
+                    decided = cast("dict[str, object]", msgspec.to_builtins(await routing.decide(conversation)))
+                    made = ({"id": id} if id is not None else {}) | decided
                 output.write(msgspec.json.encode(made) + b"\n")
                 progress.advance(task, len(line))
-    finally:
-        await routing.close()
     return failed
 
 

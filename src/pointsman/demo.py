@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import msgspec
-from rich.console import Console
 
 from pointsman import config
 from pointsman.config import Config, Secret
@@ -43,14 +43,13 @@ async def run() -> None:
         from openai import AsyncOpenAI  # noqa: PLC0415 - an extra
     except ImportError:
         raise PointsmanError("the demo calls the gateway with openai's SDK; pip install 'pointsman[demo]'") from None
-    console = Console(highlight=False, soft_wrap=True)
-    console.print('Each turn below is sent to a gateway on this machine by the openai SDK with model="auto".')
-    console.print("The embedded router picks the policy; the providers are fakes, so no key is needed.\n")
+    click.echo('Each turn below is sent to a gateway on this machine by the openai SDK with model="auto".')
+    click.echo("The embedded router picks the policy; the providers are fakes, so no key is needed.\n")
     right = total = 0
     for file, conversation, title in _SHOWN:
         path = examples() / file
         example = json.loads((examples() / "conversations" / conversation).read_text().splitlines()[0])
-        console.print(f"[bold]{title}[/bold]  (examples/{file})")
+        click.echo(f"{click.style(title, bold=True)}  (examples/{file})")
         async with FakeUpstream() as upstream:
             served = diverted(config.load(path, env=None), upstream.url)
             async with gateway(served) as url, AsyncOpenAI(base_url=url, api_key="none-needed") as client:
@@ -58,10 +57,10 @@ async def run() -> None:
                     shown = await _turn(client, example["messages"][: turn["index"] + 1])
                     right += shown["policy"] == turn["policy"]
                     total += 1
-                    console.print(_line(shown, turn["policy"]))
-        console.print()
-    console.print(f"{right} of {total} turns went where a person would send them.\n")
-    console.print(_NEXT)
+                    click.echo(_line(shown, turn["policy"]))
+        click.echo("")
+    click.echo(f"{right} of {total} turns went where a person would send them.\n")
+    click.echo(_NEXT)
 
 
 async def _turn(client: AsyncOpenAI, messages: list[Any]) -> dict[str, Any]:
@@ -81,9 +80,9 @@ async def _turn(client: AsyncOpenAI, messages: list[Any]) -> dict[str, Any]:
 
 
 def _line(shown: Mapping[str, Any], expected: str | None) -> str:
-    said = " ".join(shown["said"].split()).replace("[", "(")
+    said = " ".join(shown["said"].split())
     said = said if len(said) <= 56 else said[:55] + "…"
-    mark = "[green]✓[/green]" if shown["policy"] == expected else "[red]✗[/red]"
+    mark = click.style("✓", fg="green") if shown["policy"] == expected else click.style("✗", fg="red")
     policy = shown["policy"] or f"default ({shown['reason']})"
     return f"  {mark} {said:56}  {policy:26} {shown['confidence']:4.0%}  {shown['model']:28} {shown['ms']:5.1f} ms"
 
@@ -97,7 +96,7 @@ def diverted(loaded: Config, url: str) -> Config:
     return msgspec.structs.replace(loaded, providers=providers)
 
 
-_NEXT = """[bold]The same with your own policies[/bold]
+_NEXT = """The same with your own policies
   1. Write a policy file (examples/assistant.yaml is one to start from):  pointsman check policies.yaml
   2. See how a text or a conversation is routed, and why:                 pointsman explain -c policies.yaml "…"
   3. Serve it, and point any OpenAI client at it with model="auto":       pointsman serve -c policies.yaml"""

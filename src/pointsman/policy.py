@@ -8,6 +8,7 @@ F: (conversation, C) -> c, a table T: C -> M. A policy lives at domain level (`l
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
@@ -48,8 +49,9 @@ class PolicySet:
     @cached_property
     def digest(self) -> str:
         """16 hex digits over ids, descriptions, examples and models, in order."""
-        packed = msgspec.json.encode(list(self._by_id.values()))
-        return hashlib.sha256(packed).hexdigest()[:16]
+        # The standard library's JSON, for it escapes whatever is no ASCII, unpaired surrogates too.
+        packed = json.dumps([msgspec.structs.astuple(policy) for policy in self])
+        return hashlib.sha256(packed.encode()).hexdigest()[:16]
 
     @property
     def ids(self) -> tuple[str, ...]:

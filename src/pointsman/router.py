@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from types import TracebackType
 
 from pointsman.config import Config
 from pointsman.conversation import Conversation
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Router:
-    """Routes conversations by a policy set.
+    """Routes conversations by a policy set. As an async context it is warmed on entering, and closed on leaving.
 
     `load` makes the scorer; it is called once, on another thread, when the first conversation needs it (or by `warm`),
     so that a gateway without policies never pays for a model. `deadline` is in seconds.
@@ -47,10 +48,23 @@ class Router:
         self._deadline = deadline
         self._min_confidence = min_confidence
 
+    async def __aenter__(self) -> Router:
+        await self.warm()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
     async def warm(self) -> None:
-        """Load the scorer and prepare the policy set ahead of the first conversation. Raises RouterError."""
-        scorer = await self._scorer()
-        await scorer.prepare(self.policies)
+        """Load the scorer and prepare the policy set, so that the first conversation need not wait for it.
+
+        Nothing to do without policies. Raises RouterError.
+        """
+        if self.policies:
+            scorer = await self._scorer()
+            await scorer.prepare(self.policies)
 
     async def close(self) -> None:
         """Let go of the scorer's threads and connections."""

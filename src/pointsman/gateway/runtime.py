@@ -26,8 +26,7 @@ class Runtime:
 
     async def start(self) -> None:
         """Load what the first call would wait for. Raises RouterError if the router cannot be loaded."""
-        if self.config.policies:
-            await self.router.warm()
+        await self.router.warm()
 
     async def close(self) -> None:
         await self.router.close()
