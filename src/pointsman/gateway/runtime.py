@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
+from urllib.parse import quote
 
 from pointsman import router
 from pointsman.config import Config, Provider
@@ -22,7 +23,8 @@ class Runtime:
         self.client = Client(config.gateway.timeouts)
         self.health = Health(time.monotonic)
         self.keys = tuple(_digest(key.reveal()) for key in config.gateway.keys)
-        self.secrets = tuple(secret.encode() for secret in config.secrets)
+        spelled = {each.encode() for secret in config.secrets for each in _spellings(secret)}
+        self.secrets = tuple(sorted(spelled, key=len, reverse=True))
 
     async def start(self) -> None:
         """Load what the first call would wait for. Raises RouterError if the router cannot be loaded."""
@@ -47,6 +49,13 @@ class Runtime:
         for secret in self.secrets:
             text = text.replace(secret, b"***")
         return text
+
+
+def _spellings(secret: str) -> set[str]:
+    """A secret as a provider may say it back: as it is, in JSON with escaped slashes, and in an address."""
+    # A plus in the query of an address was read as a blank.
+    written = {secret, secret.replace(" ", "+")}
+    return {way for each in written for way in (each, each.replace("/", "\\/"), quote(each), quote(each, safe=""))}
 
 
 def _digest(key: str) -> bytes:

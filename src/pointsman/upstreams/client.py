@@ -119,7 +119,8 @@ class Client:
         key = (provider.name, path)
         if key not in self._urls:
             base = URL(provider.base_url.reveal())
-            self._urls[key] = base.with_path(base.path.rstrip("/") + path, keep_query=True)
+            # As it is written: a `%2F` in it is no slash.
+            self._urls[key] = base.with_path(base.raw_path.rstrip("/") + path, encoded=True, keep_query=True)
         return self._urls[key]
 
     async def close(self) -> None:
