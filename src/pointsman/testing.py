@@ -25,7 +25,7 @@ from pointsman.conversation import Conversation
 from pointsman.decision import PolicyScore, Scores
 from pointsman.gateway.app import App
 from pointsman.gateway.runtime import Runtime
-from pointsman.gateway.server import settings
+from pointsman.gateway.server import listen, settings
 from pointsman.policy import PolicySet
 from pointsman.router import Router
 
@@ -57,7 +57,7 @@ class Received(msgspec.Struct, kw_only=True):
 
     @property
     def json(self) -> dict[str, Any]:
-        return msgspec.json.decode(self.body)
+        return json.loads(self.body)
 
     @property
     def model(self) -> str:
@@ -331,18 +331,26 @@ class FakeRouter:
 
 @asynccontextmanager
 async def gateway(
-    policies: str | config.Config, *, env: Mapping[str, str] | None = None, router: FakeRouter | None = None
+    policies: str | config.Config,
+    *,
+    env: Mapping[str, str] | None = None,
+    router: FakeRouter | None = None,
+    journal: list[dict[str, Any]] | None = None,
 ) -> AsyncGenerator[str]:
     """A gateway serving a policy file (its text, or loaded) on a free loopback port, in process; gives its base URL.
 
-    `env` resolves the text's references. `router` stands in for the embedded one.
+    `env` resolves the text's references. `router` stands in for the embedded one. `journal` gets a record of each call.
     """
     loaded = config.loads(policies, env=env or {}) if isinstance(policies, str) else policies
 
     def make(made: config.Config) -> Runtime:
-        return Runtime(made, routing=_fake_routing(made, router) if router else None)
+        return Runtime(made, routing=_fake_routing(made, router) if router else None, journal=note)
 
-    sock = socket.create_server(("127.0.0.1", 0))
+    def note(lines: bytes) -> None:
+        if journal is not None:
+            journal.extend(msgspec.json.decode(line) for line in lines.splitlines())
+
+    sock = listen("127.0.0.1", 0)
     server = uvicorn.Server(settings(App(lambda: loaded, make=make)))
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     try:

@@ -44,8 +44,8 @@ class Served:
         self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
-        assert self.process.stderr
-        async for line in self.process.stderr:
+        assert self.process.stdout
+        async for line in self.process.stdout:
             self.lines.append(line.decode().rstrip())
             if found := re.search(r"on (http://\S+)", self.lines[-1]):
                 self.url = found[1]
@@ -69,7 +69,7 @@ class Served:
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
 
     def settled(self) -> list[str]:
-        return [line for line in self.lines if " outcome=" in line]
+        return [line for line in self.lines if '"outcome":' in line]
 
 
 @asynccontextmanager
@@ -77,7 +77,9 @@ async def serve(tmp_path: Path, upstream: FakeUpstream, *options: str) -> AsyncG
     file = tmp_path / "pointsman.yaml"
     file.write_text(FILE.format(url=upstream.url))
     command = [sys.executable, "-m", "pointsman", "serve", "-c", str(file), "--port", "0", *options]
-    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE, env=dict(os.environ))
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=dict(os.environ)
+    )
     served = Served(process)
     try:
         await served.ready()
@@ -478,7 +480,7 @@ async def test_a_stop_lets_an_open_stream_finish_and_takes_no_new_calls(
             body += piece
         assert text(body) == "before after"
         assert await served.stopped() == 0
-    assert "outcome=complete" in served.settled()[0]
+    assert '"outcome":"complete"' in served.settled()[0]
     assert not any("Traceback" in line for line in served.lines)
 
 

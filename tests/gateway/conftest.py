@@ -1,46 +1,45 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import re
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 
+import msgspec
 import pytest
 
+from pointsman.gateway.journal import Journal, Record
 from pointsman.testing import FakeUpstream
 
 
-class Settled(logging.Handler):
-    """The lines that `settle` writes, as they come: one for each call, whatever happened to it."""
+class Settled:
+    """The records that `settle` notes, as they come: one for each call, whatever happened to it."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._lines: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+        self._records: asyncio.Queue[dict[str, str]] = asyncio.Queue()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        found = dict(re.findall(r"(\w+)=(\S+)", record.getMessage()))
-        if "outcome" in found:
-            self._lines.put_nowait(found)
+    def put(self, record: Record) -> None:
+        self._records.put_nowait({name: str(value) for name, value in msgspec.structs.asdict(record).items()})
 
     async def next(self, *, within: float = 1.0) -> dict[str, str]:
         async with asyncio.timeout(within):
-            return await self._lines.get()
+            return await self._records.get()
 
     @property
     def more(self) -> bool:
-        return not self._lines.empty()
+        return not self._records.empty()
 
 
 @pytest.fixture
-def settled() -> Generator[Settled]:
-    handler = Settled()
-    logger = logging.getLogger("pointsman.gateway.exchange")
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    yield handler
-    logger.removeHandler(handler)
-    logger.setLevel(before)
+def settled(monkeypatch: pytest.MonkeyPatch) -> Settled:
+    """Listens at every gateway's journal; the journal writes as ever."""
+    heard = Settled()
+    note = Journal.note
+
+    def listened(journal: Journal, record: Record) -> None:
+        heard.put(record)
+        note(journal, record)
+
+    monkeypatch.setattr(Journal, "note", listened)
+    return heard
 
 
 @pytest.fixture

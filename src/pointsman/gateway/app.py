@@ -25,12 +25,20 @@ _ROUTES = {
 class App:
     """A gateway as an ASGI application.
 
-    `load` gives the configuration when the server starts up, on its event loop; `make` turns it into a Runtime.
+    `load` gives the configuration when the server starts up, on its event loop; `make` turns it into a Runtime;
+    `started` is called when all is ready for the first call.
     """
 
-    def __init__(self, load: Callable[[], Config], *, make: Callable[[Config], Runtime] = Runtime) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Config],
+        *,
+        make: Callable[[Config], Runtime] = Runtime,
+        started: Callable[[], object] = lambda: None,
+    ) -> None:
         self._load = load
         self._make = make
+        self._started = started
         self._runtime: Runtime | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,6 +56,7 @@ class App:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         self._runtime = runtime
+        self._started()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self._runtime = None

@@ -19,9 +19,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-# A caller that opens a request and trickles its body must not hold it open for ever.
-BODY_SECONDS = 60.0
-
 
 class CallerGone(Exception):
     """The caller hung up before its answer was complete. Not an error of ours; status 499 in the records."""
@@ -33,42 +30,35 @@ class Caller:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self.headers: dict[str, str] = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self.started = False
         """Whether the head of the answer is out, so that nothing can be taken back."""
         self._receive = receive
         self._send = send
         self._finished = False
 
+    def header(self, name: bytes) -> str:
+        """A request header by its lower-case name; empty if it is not there."""
+        return self._headers.get(name, b"").decode("latin-1")
+
     async def body(self, limit: int) -> bytes:
-        """The request's body. Raises RequestError if it is larger than `limit` bytes or too slow, else CallerGone."""
-        too_large = RequestError(
-            f"the body is larger than {limit / 1024 / 1024:g} MB; `gateway.max_body_mb` sets the limit",
-            status=413,
-            code="request_too_large",
-        )
-        announced = self.headers.get("content-length", "")
+        """The request's body. Raises RequestError if it is larger than `limit` bytes; CallerGone."""
+        announced = self.header(b"content-length")
         if announced.isdecimal() and int(announced) > limit:
-            raise too_large
+            raise _too_large(limit)
         pieces: list[bytes] = []
         size = 0
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                while True:
-                    message = await self._receive()
-                    if message["type"] == "http.disconnect":
-                        raise CallerGone
-                    piece: bytes = message.get("body", b"")
-                    size += len(piece)
-                    if size > limit:
-                        raise too_large
-                    pieces.append(piece)
-                    if not message.get("more_body", False):
-                        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        except TimeoutError:
-            raise RequestError("the body did not arrive in time", status=408, code="request_timeout") from None
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise CallerGone
+            piece: bytes = message.get("body", b"")
+            size += len(piece)
+            if size > limit:
+                raise _too_large(limit)
+            pieces.append(piece)
+            if not message.get("more_body", False):
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def present(self) -> _Present:
         """A context that is cancelled, and left with CallerGone, as soon as the caller hangs up."""
@@ -101,6 +91,11 @@ class Caller:
         """Send a whole answer."""
         await self.start(status, [*headers, (b"content-length", str(len(body)).encode())])
         await self.finish(body)
+
+
+def _too_large(limit: int) -> RequestError:
+    said = f"the body is larger than {limit / 1024 / 1024:g} MB; `gateway.max_body_mb` sets the limit"
+    return RequestError(said, status=413, code="request_too_large")
 
 
 class _Present:

@@ -16,13 +16,15 @@ from types import TracebackType
 
 import msgspec
 
-from pointsman.config import Config, Timeouts, inline_policies
+from pointsman.config import Config, inline_policies
 from pointsman.conversation import Conversation
 from pointsman.decision import Decision
 from pointsman.dialects import openai_chat
 from pointsman.dialects.openai_chat import Call
 from pointsman.errors import ConfigError, ConnectFailed, RequestError, UpstreamError, UpstreamTimeout
 from pointsman.gateway.caller import Caller, CallerGone, Headers
+from pointsman.gateway.journal import Record
+from pointsman.gateway.patience import Patience
 from pointsman.gateway.runtime import Runtime
 from pointsman.upstreams.client import Reply
 from pointsman.upstreams.health import UNREACHABLE, retry_after
@@ -34,11 +36,13 @@ log = logging.getLogger(__name__)
 WHOLE_ANSWER = 8 * 1024 * 1024
 # Errors are short; what is longer than this is cut off with the connection.
 WHOLE_ERROR = 256 * 1024
+# A caller that opens a request and trickles its body must not hold it open for ever.
+BODY_SECONDS = 60.0
 # Seconds for a caller to take the error event that ends a stream; one that reads nothing does not get it.
 LAST_WORD = 1.0
 
 # What of a caller's request goes on to a provider. Not its authorization, cookies, address or our own headers.
-_FORWARDED = ("openai-beta", "idempotency-key", "traceparent", "tracestate")
+_FORWARDED = (b"openai-beta", b"idempotency-key", b"traceparent", b"tracestate")
 # What of a provider's answer comes back. Not its cookies, hop-by-hop headers, server or organization.
 _REFUSAL = ("retry-after", "retry-after-ms", "x-request-id", "openai-processing-ms", "openai-version")
 _RETURNED = (*_REFUSAL, "content-type", "content-encoding")
@@ -54,32 +58,13 @@ class Exchange:
         self.id = os.urandom(12).hex()
         self.caller = caller
         self.runtime = runtime
-        self.patience = Patience(runtime.config.gateway.timeouts)
+        self.patience = Patience(runtime.config.gateway.timeouts, runtime.watchdog)
         self.began = time.perf_counter()
         self.decision: Decision | None = None
         self.model: str | None = None
         self.attempts = 0
         self.status = 0
         self.outcome = "complete"
-
-
-class Patience:
-    """When waiting ends, in the event loop's time: each wait has its own limit, all attempts share the total."""
-
-    def __init__(self, timeouts: Timeouts) -> None:
-        self._timeouts = timeouts
-        self._now = asyncio.get_running_loop().time
-        self.end = self._now() + timeouts.total
-
-    @property
-    def over(self) -> bool:
-        return self._now() >= self.end
-
-    def first_byte(self) -> float:
-        return min(self.end, self._now() + self._timeouts.first_byte)
-
-    def idle(self) -> float:
-        return min(self.end, self._now() + self._timeouts.idle)
 
 
 class Answer:
@@ -139,7 +124,7 @@ async def live(exchange: Exchange, work: Callable[[Exchange, Call], Awaitable[No
     caller, runtime = exchange.caller, exchange.runtime
     try:
         admit(caller, runtime)
-        call = Call(await caller.body(runtime.config.gateway.max_body))
+        call = Call(await body(exchange))
         async with caller.present():
             await work(exchange, call)
     except CallerGone:
@@ -159,10 +144,19 @@ def admit(caller: Caller, runtime: Runtime) -> None:
     """Raises RequestError unless the caller may call: 401 without one of the policy file's keys, where it has any."""
     if not runtime.keys:
         return
-    scheme, _, key = caller.headers.get("authorization", "").partition(" ")
-    given = key.strip() if scheme.lower() == "bearer" else caller.headers.get("x-api-key", "")
+    scheme, _, key = caller.header(b"authorization").partition(" ")
+    given = key.strip() if scheme.lower() == "bearer" else caller.header(b"x-api-key")
     if not runtime.knows(given):
         raise RequestError("this gateway needs a valid key", status=401, code="invalid_api_key")
+
+
+async def body(exchange: Exchange) -> bytes:
+    """The request's body. Raises RequestError if it is too large or too slow in coming."""
+    try:
+        with exchange.patience.at_most(BODY_SECONDS):
+            return await exchange.caller.body(exchange.runtime.config.gateway.max_body)
+    except TimeoutError:
+        raise RequestError("the body did not arrive in time", status=408, code="request_timeout") from None
 
 
 async def decide(call: Call, runtime: Runtime) -> Decision:
@@ -233,14 +227,14 @@ async def attempt(call: Call, models: Sequence[str], exchange: Exchange) -> Answ
 
 async def ask(model: str, call: Call, exchange: Exchange) -> Answer:
     """One model's answer, read as far as it takes to know that it is one. Raises UpstreamError."""
-    runtime, patience, given = exchange.runtime, exchange.patience, exchange.caller.headers
-    headers = {name: given[name] for name in _FORWARDED if name in given}
+    runtime, caller = exchange.runtime, exchange.caller
+    headers = {name.decode(): given for name in _FORWARDED if (given := caller.header(name))}
     provider, name = runtime.provider(model)
     try:
-        async with asyncio.timeout_at(patience.first_byte()) as clock:
+        with exchange.patience.first_byte():
             reply = await runtime.client.open(provider, "/chat/completions", call.forwarded(name), headers)
             try:
-                return await accept(model, reply, call, clock, patience)
+                return await accept(model, reply, call, exchange.patience)
             except BaseException:
                 reply.close()
                 raise
@@ -248,7 +242,7 @@ async def ask(model: str, call: Call, exchange: Exchange) -> Answer:
         raise UpstreamTimeout("no answer in time") from None
 
 
-async def accept(model: str, reply: Reply, call: Call, clock: asyncio.Timeout, patience: Patience) -> Answer:
+async def accept(model: str, reply: Reply, call: Call, patience: Patience) -> Answer:
     """`reply` as an Answer, once its beginning (of a stream) or all of it (else) has proved sound."""
     if 300 <= reply.status < 400:
         raise UpstreamError(f"answered with a redirect ({reply.status})")
@@ -268,7 +262,7 @@ async def accept(model: str, reply: Reply, call: Call, clock: asyncio.Timeout, p
                 return Answer(model, reply, bytes(body), rest=reply)
             reply.close()
             break
-        clock.reschedule(patience.idle())
+        patience.renew_idle()
     if sound and not encoded:
         openai_chat.check_answer(bytes(body))
     return Answer(model, reply, bytes(body))
@@ -288,14 +282,14 @@ async def relay(answer: Answer, exchange: Exchange) -> None:
         return
     await caller.start(answer.status, headers)
     try:
-        async with asyncio.timeout_at(exchange.patience.end) as clock:
+        with exchange.patience.total() as patience:
             piece = answer.body
             while piece:
-                await caller.write(piece)
-                clock.reschedule(exchange.patience.idle())
-                piece = await answer.rest.read()
                 # A caller may be slow, but not for ever: it holds a connection of the provider's.
-                clock.reschedule(exchange.patience.end)
+                patience.total()
+                await caller.write(piece)
+                patience.renew_idle()
+                piece = await answer.rest.read()
     except (UpstreamError, TimeoutError) as error:
         failure = error if isinstance(error, UpstreamError) else UpstreamTimeout("the stream stalled")
         exchange.outcome = failure.code
@@ -363,18 +357,20 @@ async def refuse(error: RequestError | UpstreamError, exchange: Exchange) -> Non
 
 def settle(exchange: Exchange) -> None:
     """Write down what happened, once, whatever happened."""
-    if not log.isEnabledFor(logging.INFO):
-        return
     decision = exchange.decision
-    log.info(
-        "exchange=%s status=%d outcome=%s policy=%s reason=%s model=%s attempts=%d decision_ms=%.1f ms=%.1f",
-        exchange.id,
-        exchange.status,
-        exchange.outcome,
-        decision.policy if decision else None,
-        (decision.reason if decision else None),
-        exchange.model,
-        exchange.attempts,
-        decision.elapsed_ms if decision else 0.0,
-        (time.perf_counter() - exchange.began) * 1000,
+    exchange.runtime.journal.note(
+        Record(
+            time=time.time(),
+            exchange=exchange.id,
+            config=exchange.runtime.config.digest,
+            status=exchange.status,
+            outcome=exchange.outcome,
+            policy=decision.policy if decision else None,
+            model=exchange.model,
+            reason=decision.reason.value if decision else None,
+            confidence=decision.confidence if decision else None,
+            attempts=exchange.attempts,
+            decision_ms=round(decision.elapsed_ms, 2) if decision else 0.0,
+            ms=round((time.perf_counter() - exchange.began) * 1000, 2),
+        )
     )

@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import sys
 import time
+from collections.abc import Callable
 from urllib.parse import quote
 
 from pointsman import router
 from pointsman.config import Config, Provider
+from pointsman.gateway.journal import Journal
+from pointsman.gateway.patience import Watchdog
 from pointsman.router import Router
 from pointsman.upstreams.client import Client
 from pointsman.upstreams.health import Health
 
 
-class Runtime:
-    """A Config come alive. Make it on the running event loop, then `start` it."""
+def _stdout(lines: bytes) -> None:
+    sys.stdout.buffer.write(lines)
+    sys.stdout.buffer.flush()
 
-    def __init__(self, config: Config, *, routing: Router | None = None) -> None:
+
+class Runtime:
+    """A Config come alive. Make it on the running event loop, then `start` it.
+
+    `journal` takes the lines of the exchange log.
+    """
+
+    def __init__(
+        self, config: Config, *, routing: Router | None = None, journal: Callable[[bytes], object] = _stdout
+    ) -> None:
         self.config = config
         self.router = routing or router.build(config)
         self.client = Client(config.gateway.timeouts)
         self.health = Health(time.monotonic)
+        self.watchdog = Watchdog()
+        self.journal = Journal(journal)
         self.keys = tuple(_digest(key.reveal()) for key in config.gateway.keys)
         spelled = {each.encode() for secret in config.secrets for each in _spellings(secret)}
         self.secrets = tuple(sorted(spelled, key=len, reverse=True))
@@ -33,6 +49,7 @@ class Runtime:
     async def close(self) -> None:
         await self.router.close()
         await self.client.close()
+        self.journal.flush()
 
     def knows(self, key: str) -> bool:
         """Whether a caller's key is one of ours; each is compared, and in constant time."""
