@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pointsman.conversation import Conversation, read
@@ -17,6 +17,9 @@ from pointsman.policy import Policy, PolicySet
 from pointsman.router import Router
 from pointsman.testing import FakeRouter
 from tests.wire import until
+
+# A busy machine is no finding.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 POLICIES = PolicySet(
     [
@@ -157,6 +160,7 @@ async def test_a_probability_of_other_that_is_none_is_a_failed_router(other: flo
     assert decision.reason == Reason.ROUTER_FAILED
 
 
+@calm
 @given(st.lists(st.floats() | st.none() | st.text(), max_size=4), st.floats() | st.none())
 def test_no_answer_of_a_scorer_makes_it_raise(probabilities: list[object], other: object) -> None:
     made = scores(*probabilities, other=other)  # type: ignore[arg-type]

@@ -4,13 +4,16 @@ import json
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pointsman.conversation import Conversation
 from pointsman.dialects import openai_chat
 from pointsman.dialects.openai_chat import Call, check_answer, check_stream
 from pointsman.errors import BadAnswer, RequestError
+
+# A busy machine is no finding.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def body(**fields: object) -> bytes:
@@ -87,6 +90,7 @@ def test_a_number_too_long_for_a_number_is_no_crash() -> None:
     assert isinstance(found, Conversation)
 
 
+@calm
 @given(st.binary(max_size=60).map(lambda inside: b'{"messages":' + inside + b"}") | st.binary(max_size=60))
 def test_any_bytes_are_a_call_or_a_request_error(data: bytes) -> None:
     with suppress(RequestError):
@@ -135,6 +139,7 @@ def test_what_is_no_answer_is_named_and_not_quoted(answer: bytes, said: str) -> 
         check_answer(answer)
 
 
+@calm
 @given(st.binary())
 def test_any_bytes_are_an_answer_or_a_bad_one(answer: bytes) -> None:
     try:
@@ -144,6 +149,7 @@ def test_any_bytes_are_an_answer_or_a_bad_one(answer: bytes) -> None:
         pass
 
 
+@calm
 @given(st.text(), st.binary())
 def test_any_bytes_are_a_stream_or_a_bad_one(content_type: str, first: bytes) -> None:
     try:
@@ -209,6 +215,7 @@ def test_an_error_is_written_as_the_api_writes_them(status: int, kind: str) -> N
     assert written == {"error": {"message": 'a "quoted"\nword', "type": kind, "param": "p", "code": "c"}}
 
 
+@calm
 @given(st.text())
 def test_an_error_event_is_one_event_whatever_it_says(message: str) -> None:
     event = openai_chat.error_event(message, code="c")

@@ -5,11 +5,14 @@ import time
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pointsman.dialects.splice import Body
 from pointsman.errors import RequestError
+
+# A busy machine is no finding.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 BLANKS = st.text(" \t\r\n", max_size=3)
 OWNED = ("model", "policies")
@@ -69,6 +72,7 @@ def bodies(draw: st.DrawFn) -> tuple[bytes, list[Spelled]]:
     return blank() + b"{" + (b",".join(written) or blank()) + b"}" + blank(), made
 
 
+@calm
 @given(bodies())
 def test_the_rewritten_body_means_what_was_asked(given_: tuple[bytes, list[Spelled]]) -> None:
     data, made = given_
@@ -77,6 +81,7 @@ def test_the_rewritten_body_means_what_was_asked(given_: tuple[bytes, list[Spell
     assert json.loads(written) == expected
 
 
+@calm
 @given(bodies())
 def test_all_bytes_but_those_of_our_fields_stay_in_their_order(given_: tuple[bytes, list[Spelled]]) -> None:
     data, made = given_
@@ -94,12 +99,14 @@ def test_all_bytes_but_those_of_our_fields_stay_in_their_order(given_: tuple[byt
     assert not written[position:].replace(b'{"model":"m"', b"").strip(b" \t\r\n{},")
 
 
+@calm
 @given(bodies())
 def test_a_body_that_needs_no_change_is_the_same_bytes(given_: tuple[bytes, list[Spelled]]) -> None:
     data, _ = given_
     assert Body(data).rewritten(replace={}, remove=("\0absent",)) == data
 
 
+@calm
 @given(bodies())
 def test_every_field_is_read_as_it_decodes(given_: tuple[bytes, list[Spelled]]) -> None:
     data, made = given_
@@ -108,6 +115,7 @@ def test_every_field_is_read_as_it_decodes(given_: tuple[bytes, list[Spelled]]) 
     assert body.get("\0absent") is None
 
 
+@calm
 @given(fields().filter(bool), st.data())
 def test_a_key_that_is_there_twice_is_refused_wherever_and_however_it_is_spelled(
     made: list[Spelled], data: st.DataObject
@@ -143,6 +151,7 @@ def mangled(draw: st.DrawFn, data: bytes) -> bytes:
     return data[:start] + draw(st.binary(max_size=3)) + data[end:]
 
 
+@calm
 @given(st.binary() | bodies().map(lambda made: made[0]).flatmap(mangled))
 def test_whatever_the_bytes_only_a_request_error_is_raised(data: bytes) -> None:
     with suppress(RequestError):

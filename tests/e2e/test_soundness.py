@@ -123,7 +123,7 @@ async def test_a_client_that_leaves_mid_stream_ends_the_upstream_call(
         await wire.close(reset=reset)
         await dropped(upstream)
     await until(gateway.settled)
-    assert "status=499" in gateway.settled()[0]
+    assert '"status":499' in gateway.settled()[0]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -137,7 +137,7 @@ async def test_a_client_that_leaves_before_the_answer_ends_the_upstream_call(
         await wire.close()
         await dropped(upstream)
     await until(gateway.settled)
-    assert "status=499" in gateway.settled()[0]
+    assert '"status":499' in gateway.settled()[0]
 
 
 # 3 and 4: upstreams that die

@@ -3,10 +3,13 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pointsman.upstreams.health import LONGEST, Health, retry_after
+
+# A busy machine is no finding.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 NOON = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
 
@@ -28,6 +31,7 @@ DATES = st.datetimes().map(lambda day: day.strftime("%a, %d %b %Y %H:%M:%S GMT")
 ODD = st.sampled_from(["1e400", "-1e400", "inf", "-nan", "1_0", "٣", "0x10", " 5 ", "5,6", "31 Feb 2026 99:99:99 GMT"])
 
 
+@calm
 @given(st.dictionaries(st.sampled_from(["retry-after", "retry-after-ms"]), st.text() | NUMBERS | DATES | ODD))
 def test_whatever_a_provider_says_is_some_seconds(headers: dict[str, str]) -> None:
     seconds = retry_after(headers, wall=lambda: NOON)
@@ -76,6 +80,7 @@ def test_no_rest_is_longer_than_the_longest() -> None:
     assert not health.resting("a")
 
 
+@calm
 @given(st.lists(st.sampled_from("abcdef"), unique=True), st.sets(st.sampled_from("abcdef")))
 def test_the_resting_come_last_in_their_order_and_none_is_lost(models: list[str], tired: set[str]) -> None:
     health = Health(Clock())
