@@ -153,7 +153,6 @@ async def test_scores_that_are_none_are_a_failed_router(said: object) -> None:
     assert (decision.reason, models(decision), decision.scores) == (Reason.ROUTER_FAILED, DEFAULT, ())
 
 
-@pytest.mark.xfail(reason="the probability of `other` is not checked")
 @pytest.mark.parametrize("other", [math.nan, math.inf, -1.0, 2.0])
 async def test_a_probability_of_other_that_is_none_is_a_failed_router(other: float) -> None:
     decision = await routing(Saying(scores(0.2, 0.3, 0.4, other=other))).decide(CONTRACT)
@@ -261,7 +260,6 @@ async def test_closing_closes_the_scorer_and_an_unused_router_has_none() -> None
     assert scorer.closed == 1
 
 
-@pytest.mark.xfail(reason="a scorer that is still loading is not waited for")
 async def test_closing_waits_for_a_scorer_that_is_still_loading() -> None:
     scorer = Closable()
     loading = Loading(scorer)

@@ -228,7 +228,11 @@ def serve(path: Path, host: str, port: int, workers: int) -> None:
     shown = f"[{host}]" if ":" in host else host
     counted = _count(len(loaded.policies), "policy", "policies")
     click.echo(f"serving {counted} on http://{shown}:{sock.getsockname()[1]}/v1 (config {loaded.digest})", err=True)
-    server.serve(path, sock, workers=workers)
+    try:
+        server.serve(path, sock, workers=workers)
+    except SystemExit:
+        # uvicorn has an exit code of its own for this.
+        fail("the gateway did not start; the log above says why", code=1)
 
 
 @main.command()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -68,8 +67,10 @@ class Router:
 
     async def close(self) -> None:
         """Let go of the scorer's threads and connections."""
-        if self._loading and self._loading.done() and not self._loading.exception():
-            await self._loading.result().close()
+        if self._loading:
+            loaded = (await asyncio.gather(self._loading, return_exceptions=True))[0]
+            if not isinstance(loaded, BaseException):
+                await loaded.close()
 
     async def decide(
         self, conversation: Conversation, *, policies: PolicySet | None = None, pinned: str | None = None
@@ -149,6 +150,9 @@ def _checked(scores: Scores, policies: PolicySet) -> Scores:
     """`scores`, if they are a distribution over just these policies. Raises RouterError."""
     if tuple(each.policy for each in scores.policies) != policies.ids:
         raise RouterError("scores do not cover the policies on offer")
-    if not all(math.isfinite(each.probability) and 0 <= each.probability <= 1 for each in scores.policies):
+    # A NaN is in no range.
+    if not all(
+        0 <= probability <= 1 for probability in (scores.other, *(each.probability for each in scores.policies))
+    ):
         raise RouterError("a probability is out of range")
     return scores

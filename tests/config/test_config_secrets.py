@@ -15,7 +15,6 @@ providers:
   anthropic: {key: canary-7f3a-literal}
   local:
     base_url: "https://user:${KEY}-password@host/v1?sig=${KEY}-query"
-    key: "${KEY}"
     headers: {X-Token: "${KEY}-header", X-Literal: canary-7f3a-literal}
 default: openai/gpt-5
 gateway: {keys: ["${KEY}", canary-7f3a-caller]}

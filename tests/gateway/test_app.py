@@ -10,6 +10,7 @@ import pytest
 
 from pointsman import config
 from pointsman.decision import Reason
+from pointsman.gateway import protocol
 from pointsman.gateway.app import App
 from pointsman.gateway.runtime import Runtime
 from pointsman.testing import FakeRouter, FakeUpstream, gateway
@@ -214,3 +215,24 @@ async def test_before_it_has_started_it_is_alive_and_not_ready() -> None:
     for path, status in (("/healthz", 200), ("/readyz", 503), ("/v1/chat/completions", 503)):
         await app({"type": "http", "method": "GET", "path": path, "headers": []}, asyncio.Queue().get, send)
         assert sent[-2]["status"] == status
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET /healthz HTTP/1.1\r\nhost: a"])
+async def test_a_head_that_trickles_in_does_not_hold_a_connection(
+    url: str, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.2)
+    async with connection(url) as wire:
+        await wire.send(sent)
+        assert await wire.rest() == b""
+
+
+async def test_an_idle_connection_is_kept_longer_than_a_head_may_take(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.1)
+    async with connection(url) as wire:
+        for _ in range(2):
+            await wire.send(b"GET /healthz HTTP/1.1\r\nhost: gateway\r\n\r\n")
+            assert (await wire.answer()).status == 200
+            await asyncio.sleep(0.3)

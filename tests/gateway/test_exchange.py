@@ -462,6 +462,17 @@ async def test_r35_a_failure_after_the_first_byte_is_an_error_event_and_no_fallb
     assert (await settled.next())["outcome"] == "upstream_connection_lost"
 
 
+async def test_r35_half_an_event_is_not_passed_on(upstream: FakeUpstream) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\ncontent-length: 9999\r\n\r\n"
+    whole = b'data: {"choices":[{"delta":{"content":"one"}}]}\n\n'
+    upstream.script("first", Bytes((head + whole + b'data: {"choi',), end="cut", pace=0.02))
+    async with served(upstream) as url:
+        got = await call(url, chat(stream=True))
+    broken_off(got, "upstream_connection_lost")
+    assert text(got.body) == "one"
+    assert b'"choi\n' not in got.body
+
+
 async def test_r36_a_stall_before_the_first_token_fails_over(upstream: FakeUpstream) -> None:
     await fails_over(upstream, Text(delay=60), first_byte=SHORT)
 
@@ -697,11 +708,7 @@ class Prose(FakeRouter):
         (Wrong(("legal", math.nan), ("legal.summary", 0.5)), "router_failed"),
         (Wrong(("legal", math.inf), ("legal.summary", 0.5)), "router_failed"),
         (Wrong(("legal", 7.0), ("legal.summary", 0.5)), "router_failed"),
-        pytest.param(
-            Wrong(("legal", 0.5), ("legal.summary", 0.5), other=math.nan),
-            "router_failed",
-            marks=pytest.mark.xfail(reason="the probability of `other` is not checked"),
-        ),
+        (Wrong(("legal", 0.5), ("legal.summary", 0.5), other=math.nan), "router_failed"),
         (Prose(), "router_failed"),
     ],
     ids=[

@@ -28,7 +28,7 @@ version: 1
 providers:
   fake: {{base_url: "{url}?key=${{QUERY}}", key: "${{KEY}}", headers: {{x-team: "${{HEADER}}"}}}}
   user: {{base_url: "http://canary:${{PASSWORD}}@127.0.0.1:{port}/v1?key=${{QUERY}}"}}
-  gone: {{base_url: "http://canary:${{PASSWORD}}@127.0.0.1:{gone}/v1?key=${{QUERY}}", key: "${{KEY}}"}}
+  gone: {{base_url: "http://canary:${{PASSWORD}}@127.0.0.1:{gone}/v1?key=${{QUERY}}"}}
   lost: {{base_url: "http://${{KEYHOST}}.invalid/v1?key=${{QUERY}}", key: "${{KEY}}"}}
   tls: {{base_url: "https://127.0.0.1:{port}/v1?key=${{QUERY}}", key: "${{KEY}}"}}
 default: fake/any

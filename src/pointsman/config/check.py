@@ -178,10 +178,13 @@ class Checker:
             elif header.lower() in headers:
                 self.note(place, "is given twice, in different case", "keep one")
             headers[header.lower()] = self.secret(value, place, literal=True)
+        url = self.url(entry.base_url or (known.base_url if known else ""), (*key, "base_url"))
+        if (secret or "authorization" in headers) and "@" in url.partition("//")[2].partition("/")[0]:
+            self.note((*key, "base_url"), "holds a user, and there is a key as well", "keep one of the two")
         return Provider(
             name=name,
             dialect=entry.dialect or (known.dialect if known else "openai"),
-            base_url=Secret(self.url(entry.base_url or (known.base_url if known else ""), (*key, "base_url"))),
+            base_url=Secret(url),
             key=secret,
             headers=headers,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
@@ -99,7 +99,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             told.update(secret.reveal() for secret in provider.headers.values())
             address = urlsplit(provider.base_url.reveal())
             told.update(value for _, value in parse_qsl(address.query))
-            told.add(address.password or "")
+            # As written, too: `%2F` and `+` may come back as they went out.
+            told.update(pair.partition("=")[2] for pair in address.query.split("&"))
+            for part in (address.username or "", address.password or ""):
+                told |= {part, unquote(part)}
         # Of headers and addresses, what is shorter ("1", "on") would blank out ordinary words, and is no secret.
         found = keys | {text for text in told if len(text) >= 6}
         return tuple(sorted(filter(None, found), key=len, reverse=True))

@@ -21,6 +21,7 @@ from pointsman.conversation import Conversation
 from pointsman.decision import Decision
 from pointsman.dialects import openai_chat
 from pointsman.dialects.openai_chat import Call
+from pointsman.dialects.sse import Events
 from pointsman.errors import ConfigError, ConnectFailed, RequestError, UpstreamError, UpstreamTimeout
 from pointsman.gateway.caller import Caller, CallerGone, Headers
 from pointsman.gateway.journal import Record
@@ -83,8 +84,10 @@ class Answer:
         return self.status in (408, 429) or self.status >= 500
 
     @property
-    def streams(self) -> bool:
-        return self.headers.get("content-type", "").startswith("text/event-stream")
+    def events(self) -> bool:
+        """Whether it is an event stream that can be read on its way through."""
+        kind = self.headers.get("content-type", "").lower()
+        return kind.startswith("text/event-stream") and "content-encoding" not in self.headers
 
     async def __aenter__(self) -> Answer:
         return self
@@ -281,25 +284,27 @@ async def relay(answer: Answer, exchange: Exchange) -> None:
         await caller.respond(answer.status, answer.body, headers)
         return
     await caller.start(answer.status, headers)
+    events = Events() if answer.events else None
     try:
         with exchange.patience.total() as patience:
             piece = answer.body
             while piece:
-                # A caller may be slow, but not for ever: it holds a connection of the provider's.
-                patience.total()
-                await caller.write(piece)
+                if ready := events.feed(piece) if events else piece:
+                    # A caller may be slow, but not for ever: it holds a connection of the provider's.
+                    patience.total()
+                    await caller.write(ready)
                 patience.renew_idle()
                 piece = await answer.rest.read()
     except (UpstreamError, TimeoutError) as error:
         failure = error if isinstance(error, UpstreamError) else UpstreamTimeout("the stream stalled")
         exchange.outcome = failure.code
         log.warning("exchange=%s model=%s broke off: %s", exchange.id, answer.model, failure)
-        if answer.streams and "content-encoding" not in answer.headers:
+        if events:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LAST_WORD):
                     await caller.write(openai_chat.error_event(f"{answer.model}: {failure}", code=failure.code))
         return  # and never `finish`: a clean end would make what came look complete
-    await caller.finish()
+    await caller.finish(events.rest if events else b"")
 
 
 def returned(answer: Answer, runtime: Runtime, names: tuple[str, ...]) -> Headers:

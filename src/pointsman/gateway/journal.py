@@ -39,7 +39,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Journal:
-    """Collects records and hands them on as lines. Use it on one event loop; `close` writes what is left."""
+    """Collects records and hands them on as lines. Use it on one event loop; `flush` writes what waits."""
 
     def __init__(self, sink: Callable[[bytes], object]) -> None:
         self._sink = sink

@@ -1,4 +1,4 @@
-"""The gateway under uvicorn: limits, workers, signals. Knows nothing of what the app does."""
+"""The gateway under uvicorn: settings, workers, signals. Knows nothing of what the app does."""
 
 from __future__ import annotations
 
@@ -11,25 +11,17 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.supervisors import Multiprocess
 
 from pointsman import config
 from pointsman.config import Config
 from pointsman.gateway import logs
 from pointsman.gateway.app import App
-
-# uvicorn has no limit on header bytes with httptools and keeps megabytes of them. nginx takes 32 KiB, Apache 8 KiB a
-# line, node 16 KiB; long bearer tokens and trace baggage fit into this.
-HEADER_BYTES = 64 * 1024
+from pointsman.gateway.protocol import Http
 
 # Connections that may wait to be accepted, as uvicorn has it.
 BACKLOG = 2048
-
-# Requests that a connection may queue behind the one being answered before we stop reading from it.
-PIPELINED = 8
 
 # Longer than the pools of usual clients keep a connection, so that they close it and not we under their request.
 KEEP_ALIVE_SECONDS = 75
@@ -39,83 +31,6 @@ GRACE_SECONDS = 30
 
 # A worker process is told by its environment which file it serves: uvicorn starts workers from an import string.
 POLICY_FILE = "POINTSMAN_POLICY_FILE"
-
-
-class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, with a limit on heads and trailers, with news for every call when its caller leaves, and
-    with the body of a request that offers to speak something else."""
-
-    _bare = 0
-    """Bytes since the last that were body: a head, or the trailers and extensions of a chunked body."""
-    _cycles: tuple[RequestResponseCycle, ...] = ()
-    """The requests of this connection that are not answered yet."""
-    _offered = False
-    """Whether the request whose head was just read offers another protocol."""
-
-    def data_received(self, data: bytes) -> None:
-        self._bare += len(data)
-        self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            self._decline(data[offer.args[0] :])
-            return
-        except httptools.HttpParserError:
-            self.send_400_response("this is no HTTP request that has only one reading")
-            return
-        # What arrived may have ended the head and begun the body; only a head that is still open can be too long.
-        if self._bare > HEADER_BYTES and not self.transport.is_closing():
-            if not self._unanswered():
-                body = b"the request's headers are too large"
-                head = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain\r\n"
-                self.transport.write(head + b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
-            self.transport.close()
-
-    def _decline(self, rest: bytes) -> None:
-        """Read a request again without its offer, as RFC 9110, 7.8 allows; `rest` is what came after its head.
-
-        Java's HTTP client offers h2c with every first request, and httptools takes what follows for that protocol.
-        """
-        self._offered = False
-        if self.parser.get_method() == b"CONNECT":
-            self.send_400_response("this is no proxy")
-            return
-        line = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
-        kept = (b"%s: %s" % (name, value) for name, value in self.headers if name != b"upgrade")
-        self.parser = httptools.HttpRequestParser(self)
-        self.data_received(b"\r\n".join((line, *kept, b"", rest)))
-
-    def on_headers_complete(self) -> None:
-        self._bare = 0
-        if self.parser.should_upgrade():
-            self._offered = True
-            return
-        # A copy, for trailers go where the headers were (RFC 9110, 6.5.1: they must not be taken for headers).
-        self.scope["headers"] = list(self.headers)
-        super().on_headers_complete()
-        self._cycles = (*self._unanswered(), self.cycle)
-        # uvicorn stops reading when a request is pipelined, and then does not see that its caller has left.
-        if len(self._cycles) <= PIPELINED:
-            self.flow.resume_reading()
-
-    def on_body(self, body: bytes) -> None:
-        self._bare = 0
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._bare = 0
-        if not self._offered:
-            super().on_message_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        # uvicorn tells the newest of pipelined requests only, and it is the oldest that a provider works for.
-        for cycle in self._unanswered():
-            cycle.disconnected = True
-            cycle.message_event.set()
-        super().connection_lost(exc)
-
-    def _unanswered(self) -> tuple[RequestResponseCycle, ...]:
-        return tuple(cycle for cycle in self._cycles if not cycle.response_complete)
 
 
 class Workers(Multiprocess):
@@ -146,7 +61,7 @@ def settings(app: App | str, *, workers: int = 1) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         factory=isinstance(app, str),
-        http=BoundedHttp,
+        http=Http,
         ws="none",
         lifespan="on",
         workers=workers,
