@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pointsman import config
 from pointsman.conversation import Conversation, Turn, read, trim
 from pointsman.decision import Reason, choose
 from pointsman.errors import RouterError, WeightsError
@@ -91,20 +92,30 @@ def share(encoder: Encoder, rows: list[dict[str, Any]], policies: PolicySet) -> 
 def test_clinc150_with_all_policies_and_out_of_scope_turns(encoder: Encoder) -> None:
     rows = examples(DATA / "dev" / "clinc150.jsonl.gz")
     assert len(rows) == 2195
-    assert share(encoder, rows, policy_set("clinc150")) >= 0.77
+    assert share(encoder, rows, policy_set("clinc150")) >= 0.79
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("name", "policies"), [("arena-hard", "general-assistant"), ("everyday-apps", "everyday-apps")]
+)
+def test_requests_to_a_language_model_are_hardly_ever_for_nobody(encoder: Encoder, name: str, policies: str) -> None:
+    rows, on_offer = examples(DATA / "dev" / f"{name}.jsonl.gz"), policy_set(policies)
+    nobody = [routed(encoder, read(row["messages"]), on_offer) is None for row in rows]
+    assert sum(nobody) < 0.05 * len(rows)
 
 
 @needs_data
 def test_dialogues_of_several_turns(encoder: Encoder) -> None:
     rows = examples(DATA / "dev" / "sgd.jsonl.gz")[::8]
-    assert share(encoder, rows, policy_set("sgd-dev")) >= 0.70
+    assert share(encoder, rows, policy_set("sgd-dev")) >= 0.74
 
 
-def case_study(encoder: Encoder) -> list[tuple[str | None, str | None]]:
+def case_study(encoder: Encoder, policies: PolicySet = CODING) -> list[tuple[str | None, str | None]]:
     (line,) = (ROOT / "examples" / "conversations" / "coding.jsonl").read_text().splitlines()
     row = json.loads(line)
     return [
-        (turn["policy"], routed(encoder, read(row["messages"][: turn["index"] + 1]), CODING)) for turn in row["turns"]
+        (turn["policy"], routed(encoder, read(row["messages"][: turn["index"] + 1]), policies)) for turn in row["turns"]
     ]
 
 
@@ -114,9 +125,16 @@ def test_case_study_greeting_and_thanks_go_to_the_default(encoder: Encoder) -> N
     assert turns[-1] == (None, None)
 
 
-@pytest.mark.xfail(reason="the published MiniLM knows topics, hardly kinds of work: 3 of 8 (docs/lab/LOG.md)")
+def test_case_study_half_of_it(encoder: Encoder) -> None:
+    taught = config.load(ROOT / "examples" / "coding-case-study.yaml", env=None).policies
+    for policies in (CODING, taught):
+        assert sum(expected == got for expected, got in case_study(encoder, policies)) >= 4
+
+
+@pytest.mark.xfail(reason="4 of 8: little of the pool is about code, and the weights hardly know it (docs/lab/LOG.md)")
 def test_case_study(encoder: Encoder) -> None:
-    assert sum(expected == got for expected, got in case_study(encoder)) >= 6
+    taught = config.load(ROOT / "examples" / "coding-case-study.yaml", env=None).policies
+    assert sum(expected == got for expected, got in case_study(encoder, taught)) >= 6
 
 
 def test_the_history_decides_a_turn_that_says_nothing_by_itself(encoder: Encoder) -> None:
@@ -175,7 +193,7 @@ def test_three_examples_a_policy_help_on_a_whole_set(encoder: Encoder) -> None:
 
 def test_it_is_a_scorer(encoder: Encoder) -> None:
     scorer: Scorer = encoder
-    assert scorer.id.startswith("encoder/minilm-l6-v2@")
+    assert scorer.id.startswith("encoder/minilm-l6-v2-pool1@")
 
 
 def test_every_policy_is_scored_in_order_and_the_rest_is_other(encoder: Encoder) -> None:
