@@ -43,7 +43,7 @@ BODY_SECONDS = 60.0
 LAST_WORD = 1.0
 
 # What of a caller's request goes on to a provider. Not its authorization, cookies, address or our own headers.
-_FORWARDED = (b"openai-beta", b"idempotency-key", b"traceparent", b"tracestate")
+_FORWARDED = frozenset((b"openai-beta", b"idempotency-key", b"traceparent", b"tracestate"))
 # What of a provider's answer comes back. Not its cookies, hop-by-hop headers, server or organization.
 _REFUSAL = ("retry-after", "retry-after-ms", "x-request-id", "openai-processing-ms", "openai-version")
 _RETURNED = (*_REFUSAL, "content-type", "content-encoding")
@@ -231,7 +231,7 @@ async def attempt(call: Call, models: Sequence[str], exchange: Exchange) -> Answ
 async def ask(model: str, call: Call, exchange: Exchange) -> Answer:
     """One model's answer, read as far as it takes to know that it is one. Raises UpstreamError."""
     runtime, caller = exchange.runtime, exchange.caller
-    headers = {name.decode(): given for name in _FORWARDED if (given := caller.header(name))}
+    headers = {name.decode(): given.decode("latin-1") for name, given in caller.headers if name in _FORWARDED}
     provider, name = runtime.provider(model)
     try:
         with exchange.patience.first_byte():
@@ -309,10 +309,11 @@ async def relay(answer: Answer, exchange: Exchange) -> None:
 
 def returned(answer: Answer, runtime: Runtime, names: tuple[str, ...]) -> Headers:
     """Those of a provider's headers that a caller gets, without our secrets."""
+    given = ((name.lower(), value) for name, value in answer.headers.items())
     return [
-        (name.lower().encode(), runtime.scrubbed(value.encode("utf-8", "surrogateescape")))
-        for name, value in answer.headers.items()
-        if name.lower() in names or name.lower().startswith(_RETURNED_PREFIX)
+        (name.encode(), runtime.scrubbed(value.encode("utf-8", "surrogateescape")))
+        for name, value in given
+        if name in names or name.startswith(_RETURNED_PREFIX)
     ]
 
 

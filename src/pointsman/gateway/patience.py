@@ -86,7 +86,8 @@ class Patience:
             self._task.cancel()
 
     def __enter__(self) -> Patience:
-        self._task = asyncio.current_task()
+        if self._task is None:
+            self._task = asyncio.current_task()
         self._watchdog.watch(self)
         return self
 

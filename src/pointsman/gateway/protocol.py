@@ -5,9 +5,12 @@ news for every call when its caller leaves, and the body of a request that offer
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from pointsman.gateway.caller import DEPARTURE, Departure
 
 # uvicorn has no limit on header bytes with httptools and keeps megabytes of them. nginx takes 32 KiB, Apache 8 KiB a
 # line, node 16 KiB; long bearer tokens and trace baggage fit into this.
@@ -18,6 +21,33 @@ HEADER_SECONDS = 30.0
 
 # Requests that a connection may queue behind the one being answered before we stop reading from it.
 PIPELINED = 8
+
+
+class _Joined:
+    """A transport, as the cycle of one request uses it: the answer's head is held until the first of its body, and
+    both leave together. Two writes cost 10 µs more, and the first token a packet of its own."""
+
+    __slots__ = ("_held", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
+        elif self._held is None and not data.startswith(b"HTTP/1.1 100 "):
+            self._held = data
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        if self._held:
+            self._transport.write(self._held)
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 class Http(HttpToolsProtocol):
@@ -81,8 +111,11 @@ class Http(HttpToolsProtocol):
             return
         # A copy, for trailers go where the headers were (RFC 9110, 6.5.1: they must not be taken for headers).
         self.scope["headers"] = list(self.headers)
+        cast("dict[str, Any]", self.scope)[DEPARTURE] = Departure()
         super().on_headers_complete()
         self._cycles = (*self._unanswered(), self.cycle)
+        if self.scope["method"] != "HEAD":  # whose answers have no body to wait for
+            self.cycle.transport = cast("asyncio.Transport", _Joined(self.transport))
         # uvicorn stops reading when a request is pipelined, and then does not see that its caller has left.
         if len(self._cycles) <= PIPELINED:
             self.flow.resume_reading()
@@ -102,6 +135,7 @@ class Http(HttpToolsProtocol):
         for cycle in self._unanswered():
             cycle.disconnected = True
             cycle.message_event.set()
+            cast("dict[str, Any]", cycle.scope)[DEPARTURE].fire()
         super().connection_lost(exc)
 
     def _unanswered(self) -> tuple[RequestResponseCycle, ...]:

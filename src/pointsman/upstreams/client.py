@@ -108,7 +108,6 @@ class Client:
                 data=body if len(body) <= _SENT_WHOLE else io.BytesIO(body),
                 headers=own,
                 allow_redirects=False,
-                skip_auto_headers=("user-agent", "accept"),
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # No text of the error goes further: it may hold the address, and that may hold a secret.
@@ -138,6 +137,7 @@ def _session(timeouts: Timeouts, connector: aiohttp.TCPConnector) -> aiohttp.Cli
         # The caller of `open` and `read` holds the clock for everything else.
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
         request_class=_Request,
+        skip_auto_headers=("user-agent", "accept"),
     )
 
 
