@@ -210,32 +210,9 @@ def trim(text: str, budget: int, offsets: Offsets) -> str:
     return start + _GAP + tail[ends[-min(last, len(ends))][0] :]
 
 
-class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of a conversation a router sees. Tokens are the router's own."""
+def window(conversation: Conversation, turns: int) -> tuple[Turn, ...]:
+    """The newest `turns` of what may be scored, oldest first: empty, or its last turn is the newest user turn.
 
-    turns: int
-    """At most this many turns, the newest."""
-    user_tokens: int
-    """A user turn is trimmed in the middle to this many tokens."""
-    assistant_tokens: int
-    """An assistant turn likewise; 0 leaves them out."""
-    tokens: int
-    """Older turns are taken, newest first, while the sum stays within this. The newest user turn is always kept."""
-
-
-def window(conversation: Conversation, limits: Window, offsets: Offsets) -> tuple[Turn, ...]:
-    """The part of a conversation that a router sees, oldest first; empty, or its last turn is the newest user turn."""
-    kept: list[Turn] = []
-    spent = 0
-    for turn in reversed(conversation.readable):
-        if len(kept) == limits.turns:
-            break
-        budget = limits.user_tokens if turn.role == "user" else limits.assistant_tokens
-        if not budget:
-            continue
-        text = trim(turn.text, budget, offsets)
-        spent += len(offsets(text))
-        if kept and spent > limits.tokens:
-            break
-        kept.append(Turn(role=turn.role, text=text))
-    return tuple(reversed(kept))
+    A router cuts each of them with `trim` to as many of its own tokens as it gives that role.
+    """
+    return conversation.readable[-turns:]

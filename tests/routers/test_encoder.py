@@ -125,13 +125,13 @@ def test_case_study_greeting_and_thanks_go_to_the_default(encoder: Encoder) -> N
     assert turns[-1] == (None, None)
 
 
-def test_case_study_half_of_it(encoder: Encoder) -> None:
+def test_case_study_as_far_as_it_goes(encoder: Encoder) -> None:
     taught = config.load(ROOT / "examples" / "coding-case-study.yaml", env=None).policies
-    for policies in (CODING, taught):
-        assert sum(expected == got for expected, got in case_study(encoder, policies)) >= 4
+    for policies, right in ((CODING, 4), (taught, 5)):
+        assert sum(expected == got for expected, got in case_study(encoder, policies)) >= right
 
 
-@pytest.mark.xfail(reason="4 of 8: little of the pool is about code, and the weights hardly know it (docs/lab/LOG.md)")
+@pytest.mark.xfail(reason="5 of 8: little of the pool is about code, and the weights hardly know it (docs/lab/LOG.md)")
 def test_case_study(encoder: Encoder) -> None:
     taught = config.load(ROOT / "examples" / "coding-case-study.yaml", env=None).policies
     assert sum(expected == got for expected, got in case_study(encoder, taught)) >= 6

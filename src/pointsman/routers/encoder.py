@@ -28,7 +28,7 @@ import numpy.typing as npt
 import onnxruntime  # pyright: ignore[reportMissingTypeStubs]
 from tokenizers import Tokenizer
 
-from pointsman.conversation import Conversation, trim
+from pointsman.conversation import Conversation, trim, window
 from pointsman.decision import PolicyScore, Scores
 from pointsman.errors import RouterError, WeightsError
 from pointsman.policy import Policy, PolicySet
@@ -201,7 +201,7 @@ class Encoder:
 
         If nobody has said anything, all of it is on "none". Raises RouterError.
         """
-        turns = conversation.readable[-self.card.reading.turns :]
+        turns = window(conversation, self.card.reading.turns)
         if not turns or not policies:
             nothing = tuple(PolicyScore(policy=id, score=0.0, probability=0.0) for id in policies.ids)
             return Scores(policies=nothing, other=1.0)
