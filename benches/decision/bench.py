@@ -23,20 +23,7 @@ WORDS = (  # noqa: SIM905 - prose reads better as prose
     "could you please look at the quarterly report and tell me which of our offices spent more on travel than it "
     "had planned and whether that was because of flights or hotels since the board wants to know before friday"
 ).split()
-KINDS = (
-    ("legal.summarization", "Shorten or extract the key points of a legal document."),
-    ("legal.drafting", "Write contracts, clauses and other legal texts."),
-    ("legal.question", "Answer questions about the law and compliance."),
-    ("code.generation", "Write new functions, scripts and snippets."),
-    ("code.debugging", "Find and fix errors in code."),
-    ("code.review", "Judge a change to code and suggest improvements."),
-    ("finance.report", "Explain figures in financial reports."),
-    ("finance.planning", "Plan budgets and forecasts."),
-    ("travel.booking", "Book flights, trains and hotels."),
-    ("travel.advice", "Suggest places to see and ways to get there."),
-    ("writing.email", "Draft and reword e-mails."),
-    ("writing.translation", "Translate texts between languages."),
-)
+EXAMPLE = Path(__file__).parents[2] / "examples" / "assistant.yaml"  # twelve policies
 
 
 def cpu() -> str:
@@ -89,6 +76,7 @@ def times(run: Callable[[int], object]) -> tuple[float, float]:
 def measure() -> list[str]:
     import numpy as np  # noqa: PLC0415
 
+    from pointsman import config  # noqa: PLC0415
     from pointsman.conversation import Conversation, Turn  # noqa: PLC0415
     from pointsman.policy import Policy, PolicySet  # noqa: PLC0415
     from pointsman.routers.encoder import Encoder  # noqa: PLC0415
@@ -104,9 +92,7 @@ def measure() -> list[str]:
 
     def policies(count: int) -> PolicySet:
         return PolicySet(
-            Policy(id=KINDS[at][0], description=KINDS[at][1])
-            if at < len(KINDS)
-            else Policy(id=f"topic{at // 10}.kind{at}", description=f"Requests of kind {at} about subject {at // 10}.")
+            Policy(id=f"topic{at // 10}.kind{at}", description=f"Requests of kind {at} about subject {at // 10}.")
             for at in range(count)
         )
 
@@ -134,7 +120,7 @@ def measure() -> list[str]:
         rows.append(f"| {name} | {len(offered)} | {p50:.1f} | {p95:.1f} | {bare:.1f} | {p50 / bare:.2f} |")
 
     short = (14, 20) * 9
-    twelve = policies(12)
+    twelve = config.load(EXAMPLE, env=None).policies
     row("first turn, 30 tokens", twelve, lambda: (dialogue(30), 0), (30,))
     long = (*short[:-1], 200)
     row("tenth turn: 14 new tokens after a reply of 20", twelve, lambda: (dialogue(*short, 14), 17), (20, 14))
@@ -163,6 +149,7 @@ def main() -> None:
             "",
             f"`python benches/decision/bench.py`, {dt.datetime.now(dt.UTC):%Y-%m-%d}, {cpu()}, "
             f"Python {platform.python_version()}, one thread, {ROUNDS} rounds. Every round says something new.",
+            "The twelve policies are those of examples/assistant.yaml.",
             "*bare* is the p50 of one ONNX run for each new text, with as many tokens; what is above it is",
             "tokenising, hashing, trimming and scoring.",
             "",
