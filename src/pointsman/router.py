@@ -14,7 +14,7 @@ from types import TracebackType
 
 from pointsman.config import Config
 from pointsman.conversation import Conversation
-from pointsman.decision import Decision, Reason, Scores, choose
+from pointsman.decision import Choice, Decision, Reason, Scores, choose
 from pointsman.errors import RouterError
 from pointsman.policy import PolicySet
 from pointsman.routers import Scorer
@@ -81,40 +81,48 @@ class Router:
         """
         began = time.perf_counter()
         offered = self.policies if policies is None else policies
-        scores: Scores | None = None
-        router: str | None = None
-        policy: str | None = None
-        runner_up: str | None = None
-        confidence: float | None = None
         if pinned is not None:
-            reason = Reason.PINNED
-        elif not offered:
-            reason = Reason.NO_POLICIES
-        elif not conversation.readable:
-            reason = Reason.NO_MATCH
-        else:
-            try:
-                async with asyncio.timeout(self._deadline):
-                    scorer = await self._scorer()
-                    router = scorer.id
-                    scores = _checked(await scorer.score(conversation, offered), offered)
-                choice = choose(scores, offered, min_confidence=self._min_confidence)
-                policy, reason = choice.policy, choice.reason
-                confidence, runner_up = choice.confidence, choice.runner_up
-            except TimeoutError:
-                reason = Reason.TIMEOUT
-            except Exception as error:  # a router may fail in any way; a request must not
-                # The type alone: a message might quote the conversation.
-                log.warning("router failed: %s", type(error).__name__)
-                reason = Reason.ROUTER_FAILED
-        models = (pinned,) if pinned is not None else (offered[policy].models if policy else ()) or self._default
+            return self._decision(began, offered, Reason.PINNED, models=(pinned,))
+        if not offered:
+            return self._decision(began, offered, Reason.NO_POLICIES)
+        if not conversation.readable:
+            return self._decision(began, offered, Reason.NO_MATCH)
+        router: str | None = None
+        try:
+            async with asyncio.timeout(self._deadline):
+                scorer = await self._scorer()
+                router = scorer.id
+                scores = _checked(await scorer.score(conversation, offered), offered)
+        except TimeoutError:
+            return self._decision(began, offered, Reason.TIMEOUT, router=router)
+        except Exception as error:  # a router may fail in any way; a request must not
+            # The type alone: a message might quote the conversation.
+            log.warning("router failed: %s", type(error).__name__)
+            return self._decision(began, offered, Reason.ROUTER_FAILED, router=router)
+        choice = choose(scores, offered, min_confidence=self._min_confidence)
+        models = offered[choice.policy].models if choice.policy else ()
+        return self._decision(began, offered, choice.reason, choice=choice, scores=scores, router=router, models=models)
+
+    def _decision(
+        self,
+        began: float,
+        offered: PolicySet,
+        reason: Reason,
+        *,
+        choice: Choice | None = None,
+        scores: Scores | None = None,
+        router: str | None = None,
+        models: tuple[str, ...] = (),
+    ) -> Decision:
+        """A Decision for `models`, or for the default if there are none."""
+        models = models or self._default
         return Decision(
-            policy=policy,
+            policy=choice.policy if choice else None,
             model=models[0],
             fallbacks=models[1:],
             reason=reason,
-            confidence=confidence,
-            runner_up=runner_up,
+            confidence=choice.confidence if choice else None,
+            runner_up=choice.runner_up if choice else None,
             scores=scores.policies if scores else (),
             other=scores.other if scores else None,
             router=router,

@@ -646,6 +646,16 @@ async def test_r42_each_piece_reaches_the_caller_while_the_provider_still_pauses
 # Limits
 
 
+async def test_if_no_model_answers_each_is_named_with_its_failure(upstream: FakeUpstream) -> None:
+    upstream.script("first", Bytes(end="reset"))
+    upstream.script("second", Body(b"<html>", "text/html"))
+    async with served(upstream) as url:
+        got = await call(url, chat())
+    assert got.status == 502
+    assert "fake/first: the connection broke off before the answer; fake/second: " in got.error["message"]
+    assert "x-pointsman-model" not in got.headers
+
+
 async def test_r43_all_attempts_share_one_deadline(upstream: FakeUpstream, settled: Settled) -> None:
     upstream.script("first", SILENCE)
     upstream.script("second", SILENCE)

@@ -117,7 +117,9 @@ async def route(caller: Caller, runtime: Runtime) -> None:
     async def work(exchange: Exchange, call: Call) -> None:
         exchange.decision = await decide(call, runtime)
         exchange.status = 200
-        await caller.respond(200, msgspec.json.encode(exchange.decision), [*JSON, *marks(exchange)])
+        await caller.respond(
+            200, msgspec.json.encode(exchange.decision), [*JSON, *marks(exchange, exchange.decision.model)]
+        )
 
     await live(Exchange(caller, runtime), work)
 
@@ -203,14 +205,14 @@ async def attempt(call: Call, models: Sequence[str], exchange: Exchange) -> Answ
     """The first usable answer; if every model fails, the last refusal that a provider wrote. Raises UpstreamError."""
     runtime = exchange.runtime
     refusal: Answer | None = None
-    failure: UpstreamError | None = None
+    failures: list[tuple[str, UpstreamError]] = []
     for model in models:
         exchange.attempts += 1
         try:
             answer = await ask(model, call, exchange)
         except UpstreamError as error:
             log.warning("exchange=%s model=%s failed: %s", exchange.id, model, error)
-            failure = type(error)(f"{model}: {error}")
+            failures.append((model, error))
             if isinstance(error, ConnectFailed):
                 runtime.health.rest(model, UNREACHABLE)
         else:
@@ -224,8 +226,8 @@ async def attempt(call: Call, models: Sequence[str], exchange: Exchange) -> Answ
             break
     if refusal:
         return refusal
-    assert failure is not None  # noqa: S101 - there is always one model to try
-    raise failure
+    said = "; ".join(f"{model}: {error}" for model, error in failures)
+    raise type(failures[-1][1])(said)
 
 
 async def ask(model: str, call: Call, exchange: Exchange) -> Answer:
@@ -276,10 +278,10 @@ async def relay(answer: Answer, exchange: Exchange) -> None:
     caller, runtime = exchange.caller, exchange.runtime
     exchange.status = answer.status
     if answer.status >= 400:
-        headers = [*returned(answer, runtime, _REFUSAL), *JSON, *marks(exchange)]
+        headers = [*returned(answer, runtime, _REFUSAL), *JSON, *marks(exchange, answer.model)]
         await caller.respond(answer.status, error_body(answer, runtime), headers)
         return
-    headers = [*returned(answer, runtime, _RETURNED), *marks(exchange)]
+    headers = [*returned(answer, runtime, _RETURNED), *marks(exchange, answer.model)]
     if answer.rest is None:
         await caller.respond(answer.status, answer.body, headers)
         return
@@ -317,8 +319,8 @@ def returned(answer: Answer, runtime: Runtime, names: tuple[str, ...]) -> Header
     ]
 
 
-def marks(exchange: Exchange) -> Headers:
-    """Our own headers: which call this was, and how it was decided."""
+def marks(exchange: Exchange, model: str | None = None) -> Headers:
+    """Our own headers: which call this was, how it was decided, and which model answers."""
     headers: Headers = [
         (b"x-pointsman-exchange", exchange.id.encode()),
         (b"x-pointsman-config", exchange.runtime.config.digest.encode()),
@@ -327,10 +329,11 @@ def marks(exchange: Exchange) -> Headers:
     if decision is None:
         return headers
     headers += [
-        (b"x-pointsman-model", (exchange.model or decision.model).encode("utf-8")),
         (b"x-pointsman-reason", decision.reason.value.encode()),
         (b"x-pointsman-decision-ms", f"{decision.elapsed_ms:.1f}".encode()),
     ]
+    if model is not None:
+        headers.append((b"x-pointsman-model", model.encode("utf-8")))
     if decision.policy is not None:
         headers.append((b"x-pointsman-policy", decision.policy.encode()))
     if decision.confidence is not None:
