@@ -52,7 +52,7 @@ def test_bad_usage_ends_with_2(arguments: list[str]) -> None:
 def test_a_missing_file_is_said_without_a_traceback() -> None:
     done = pointsman("explain", "-c", "nowhere.yaml", "hello")
     assert done.returncode == 2
-    assert done.stderr.strip() == "nowhere.yaml: no such file; `pointsman demo` shows how to write one"
+    assert done.stderr.strip() == "nowhere.yaml: no such file; check the path"
 
 
 def test_explain_needs_no_key_and_scores_every_policy() -> None:
@@ -110,6 +110,48 @@ def test_route_keeps_every_line_in_its_place(tmp_path: Path) -> None:
     assert rows[2]["policy"] == "questions.factoid"
     assert (rows[3]["id"], rows[3]["reason"], rows[3]["model"]) == (7, "no_match", "local/qwen3-4b")
     assert "holds no conversation" in rows[4]["error"]
+
+
+def test_route_empties_no_file_by_mistake(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('"hello"\n\n"goodbye"\n')
+    assert pointsman("route", "-c", str(EXAMPLE), "-o", str(log), str(log)).returncode == 2
+    assert pointsman("route", "-c", "nowhere.yaml", "-o", str(log), stdin='"hello"\n').returncode == 2
+    assert log.read_text() == '"hello"\n\n"goodbye"\n'
+    done = pointsman("route", "-c", str(EXAMPLE), str(log))
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+
+
+def test_route_survives_absurd_lines_and_a_full_disk(tmp_path: Path) -> None:
+    done = pointsman("route", "-c", str(EXAMPLE), stdin="[" * 100_000 + '\n"hello"\n')
+    assert done.returncode == 1
+    assert [next(iter(json.loads(line))) for line in done.stdout.splitlines()] == ["line", "policy"]
+    if Path("/dev/full").exists():
+        full = pointsman("route", "-c", str(EXAMPLE), "-o", "/dev/full", stdin='"hello"\n')
+        assert full.returncode == 1
+        assert full.stderr.startswith("cannot read or write: ")
+
+
+def test_explain_prints_texts_as_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text(
+        "version: 1\nproviders: {local: {base_url: http://localhost/v1}}\ndefault: 'local/[bold]b[/x]'\n"
+        "policies: {fix: {description: Mend what is broken., examples: ['[/red] \\e', \"crash \\e[2J\"]}}\n"
+    )
+    done = pointsman("explain", "-c", str(file), "it crashes")
+    assert done.returncode == 0, done.stderr
+    assert "local/[bold]b[/x]" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_explain_says_that_there_is_nothing_to_read() -> None:
+    done = pointsman("explain", "-c", str(EXAMPLE), "--conversation", "-", stdin='[{"role": "user", "contents": "hi"}]')
+    assert "no words of a user" in done.stdout
+
+
+def test_check_can_leave_the_environment_alone() -> None:
+    assert pointsman("check", str(EXAMPLE)).returncode == 2
+    assert pointsman("check", "--no-env", str(EXAMPLE)).returncode == 0
 
 
 def test_schema_is_json() -> None:

@@ -19,11 +19,15 @@ import msgspec
 from pointsman import __version__, config
 from pointsman.config import Config
 from pointsman.conversation import Conversation, read
-from pointsman.decision import Decision
+from pointsman.decision import Decision, Reason
 from pointsman.errors import PointsmanError
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
+
+# Bad lines of a batch that are named on stderr; all of them stand in the output.
+SHOWN = 20
 
 _file = click.Path(dir_okay=True, path_type=Path)
 _policy_file = click.option("-c", "--config", "path", type=_file, required=True, help="The policy file.")
@@ -37,10 +41,15 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except PointsmanError as error:
             fail(str(error), code=2)
+        except KeyboardInterrupt:
+            sys.exit(130)
         except BrokenPipeError:
             # The reader of our output (`| head`) has seen enough.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
+        except OSError as error:
+            # A full disk, most often.
+            fail(f"cannot read or write: {error.strerror}", code=1)
 
 
 def fail(message: str, *, code: int) -> NoReturn:
@@ -56,9 +65,10 @@ def main() -> None:
 
 @main.command()
 @click.argument("path", metavar="FILE", type=_file)
-def check(path: Path) -> None:
+@click.option("--no-env", is_flag=True, help="Leave ${VARIABLES} alone, for a machine that has no keys.")
+def check(path: Path, *, no_env: bool) -> None:
     """Check a policy file; print every problem with its line."""
-    loaded = config.load(path, env=os.environ)
+    loaded = config.load(path, env=None if no_env else os.environ)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning.located(str(path))}", err=True)
     counted = f"{_count(len(loaded.policies), 'policy', 'policies')}, {_count(len(loaded.models), 'model', 'models')}"
@@ -83,7 +93,8 @@ def explain(path: Path, text: str | None, source: IO[bytes] | None, as_json: boo
         return
     from rich.console import Console  # noqa: PLC0415
 
-    Console().print(_table(decision, loaded))
+    # For a file or a pipe nothing is cut off.
+    Console(width=None if sys.stdout.isatty() else 240).print(_table(decision, loaded))
     click.echo(_verdict(decision))
 
 
@@ -99,6 +110,8 @@ def _conversation(source: IO[bytes]) -> Conversation:
         value: object = msgspec.json.decode(source.read())
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         fail(f"{source.name}: is not valid JSON: {error}", code=2)
+    except RecursionError:
+        fail(f"{source.name}: is nested too deep", code=2)
     if isinstance(value, dict):
         value = cast("dict[str, object]", value).get("messages")
     if not isinstance(value, list):
@@ -123,16 +136,26 @@ def _table(decision: Decision, loaded: Config) -> Table:
             models[0],
             each.example or "",
         )
-        table.add_row(*cells, style="bold" if chosen else None)
+        table.add_row(*map(_plain, cells), style="bold" if chosen else None)
     if decision.other is not None:
         mark = "" if decision.policy else "→"
-        table.add_row(mark, "(none of them)", f"{decision.other:6.1%}", "", loaded.default[0], style="dim")
+        cells = (mark, "(none of them)", f"{decision.other:6.1%}", "", loaded.default[0])
+        table.add_row(*map(_plain, cells), style="dim")
     if not any(each.example for each in decision.scores):
         table.columns.pop()
     return table
 
 
+def _plain(text: str) -> Text:
+    """Text as it is: no markup, no control characters."""
+    from rich.text import Text  # noqa: PLC0415
+
+    return Text("".join(letter if letter.isprintable() else "\ufffd" for letter in text))
+
+
 def _verdict(decision: Decision) -> str:
+    if decision.reason is Reason.NO_MATCH and not decision.scores:
+        return f"default (no_match: there are no words of a user to read) → {decision.model}"
     sure = "" if decision.confidence is None else f", confidence {decision.confidence:.0%}"
     name = decision.policy or "default"
     spare = f", then {', '.join(decision.fallbacks)}" if decision.fallbacks else ""
@@ -142,17 +165,19 @@ def _verdict(decision: Decision) -> str:
 @main.command()
 @_policy_file
 @click.argument("source", metavar="[INPUT]", type=click.File("rb"), default="-")
-@click.option(
-    "-o", "--output", type=click.File("wb", lazy=False), default="-", help="Where to write; stdout if not given."
-)
-def route(path: Path, source: IO[bytes], output: IO[bytes]) -> None:
+@click.option("-o", "--output", "target", type=_file, help="Where to write; stdout if not given.")
+def route(path: Path, source: IO[bytes], target: Path | None) -> None:
     """Route a batch: JSON lines in, decisions as JSON lines out.
 
     A line is {"messages": [...]} (an "id" is kept), a list of messages, or a text. A line that cannot be read gives
-    {"error": ...} in its place, and exit code 1 in the end.
+    {"error": ...} in its place, and exit code 1 in the end. Blank lines are skipped.
     """
     loaded = config.load(path, env=None)
-    failed = asyncio.run(_route(loaded, source, output))
+    # Opened last, so that a mistake on the command line empties no file.
+    if target and target.exists() and target.samefile(source.name if Path(source.name).exists() else os.devnull):
+        raise click.UsageError("the output is the input; write to another file")
+    with target.open("wb") if target else click.open_file("-", "wb") as output:
+        failed = asyncio.run(_route(loaded, source, output))
     if failed:
         fail(f"{_count(failed, 'line', 'lines')} could not be read", code=1)
 
@@ -167,21 +192,24 @@ async def _route(loaded: Config, source: IO[bytes], output: IO[bytes]) -> int:
     patient = msgspec.structs.replace(loaded, routing=msgspec.structs.replace(loaded.routing, deadline=60.0))
     failed = 0
     async with router.build(patient) as routing:
-        with Progress(console=Console(stderr=True), transient=True) as progress:
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task("routing", total=_size(source))
             for number, line in enumerate(source, 1):
+                progress.advance(task, len(line))
+                if not line.strip():
+                    continue
                 made: Mapping[str, object]
                 try:
                     id, conversation = _batch_line(line)
                 except ValueError as error:
                     failed += 1
-                    click.echo(f"{source.name}:{number}: {error}", err=True)
+                    if failed <= SHOWN:
+                        click.echo(f"{source.name}:{number}: {error}", err=True)
                     made = {"line": number, "error": str(error)}
                 else:
                     decided = cast("dict[str, object]", msgspec.to_builtins(await routing.decide(conversation)))
                     made = ({"id": id} if id is not None else {}) | decided
                 output.write(msgspec.json.encode(made) + b"\n")
-                progress.advance(task, len(line))
     return failed
 
 
@@ -191,6 +219,8 @@ def _batch_line(line: bytes) -> tuple[object, Conversation]:
         value: object = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"is not valid JSON: {error}") from None
+    except RecursionError:
+        raise ValueError("is nested too deep") from None
     id: object = None
     if isinstance(value, dict):
         fields = cast("dict[str, object]", value)
@@ -213,12 +243,19 @@ def _size(source: IO[bytes]) -> int | None:
 @click.option("--port", type=click.IntRange(0, 65535), default=8484, show_default=True, help="0: any free one.")
 @click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Worker processes.")
 def serve(path: Path, host: str, port: int, workers: int) -> None:
-    """Serve a policy file as an OpenAI-compatible gateway."""
+    """Serve a policy file as an OpenAI-compatible gateway.
+
+    The file is read once; to serve another version of it, start anew. On SIGTERM open calls may go on for 30 seconds.
+    """
+    from pointsman.config.document import read as read_file  # noqa: PLC0415
     from pointsman.gateway import server  # noqa: PLC0415
 
-    loaded = config.load(path, env=os.environ)
+    data = read_file(path)
+    loaded = config.loads(data, env=os.environ, file=str(path))
     for warning in loaded.warnings:
         click.echo(f"warning: {warning.located(str(path))}", err=True)
+    if not host:
+        raise click.UsageError("--host needs an address; 0.0.0.0 is all of them")
     try:
         sock = server.listen(host, port)
     except OSError as error:
@@ -229,7 +266,7 @@ def serve(path: Path, host: str, port: int, workers: int) -> None:
     counted = _count(len(loaded.policies), "policy", "policies")
     click.echo(f"serving {counted} on http://{shown}:{sock.getsockname()[1]}/v1 (config {loaded.digest})", err=True)
     try:
-        server.serve(path, sock, workers=workers)
+        server.serve(data, sock, workers=workers)
     except SystemExit:
         # uvicorn has an exit code of its own for this.
         fail("the gateway did not start; the log above says why", code=1)

@@ -52,7 +52,7 @@ def test_problems_have_paths():
     ) == [
         "policies.legal.descripton: unknown key; did you mean `description`?",
         "policies.code.actions.a b.description: should be text, but is a number; put it in quotes",
-        "policies.legal.models[0]: unknown provider `openai`; add `openai:` under `providers:`",
+        "policies.legal.models[0]: unknown provider `openai`; known here: ollama, local",
         "policies.legal.description: is empty; say in a few words what work belongs here",
         "policies.code.actions.a b: `a b` cannot name an action; use up to 64 letters, digits, `_` and `-`",
     ]
@@ -88,7 +88,7 @@ def test_deep_values_are_refused_and_do_not_overflow():
     for _ in range(1_000_000):
         deep = [deep]
     assert refused({"legal": {"description": deep}}) == [
-        f"policies: hold more than {config.MAX_INLINE} values; "
+        f"policies: hold more than {config.MAX_INLINE} values or 256 KiB of text; "
         "move policies that do not change with the request to the policy file"
     ]
 
@@ -111,3 +111,8 @@ def test_deep_values_are_refused_and_do_not_overflow():
 def test_any_value_gives_policies_or_a_config_error(value: object):
     with contextlib.suppress(ConfigError):
         assert inline_policies(value, CONFIG).digest
+
+
+@pytest.mark.parametrize("value", [{"x" * 300_000: {"description": "d"}}, {"legal": {"description": "d" * 300_000}}])
+def test_much_text_is_refused(value: object):
+    assert "256 KiB of text" in refused(value)[0]

@@ -90,3 +90,13 @@ def test_no_problem_shows_one(line: str):
     assert CANARY not in repr(caught.value.problems)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_a_reference_is_a_secret_wherever_it_stands():
+    made = loads(
+        "version: 1\n"
+        "providers: {a: {base_url: 'http://host/${KEY}/v1', headers: {authorization: 'Bearer sk-literal-1'}}}\n"
+        "default: a/x\n"
+    )
+    assert {CANARY, "sk-literal-1"} <= set(made.secrets)
+    assert CANARY not in repr(made)

@@ -197,8 +197,14 @@ def test_twenty_megabytes_are_rewritten_within_a_second(filler: bytes) -> None:
     assert written == b'{"messages":' + filler + b',"model":"m"}'
 
 
-def test_many_fields_are_found_in_linear_time() -> None:
-    data = b"{" + b",".join(b'"k%d":%d' % (i, i) for i in range(100_000)) + b"}"
-    began = time.perf_counter()
-    assert Body(data).get("k99999") == 99999
-    assert time.perf_counter() - began < 2
+def test_as_many_fields_as_are_allowed_are_found() -> None:
+    data = b"{" + b",".join(b'"k%d":%d' % (i, i) for i in range(1000)) + b"}"
+    assert Body(data).get("k999") == 999
+
+
+@pytest.mark.parametrize(
+    "data", [b'{"' + b"k" * 5000 + b'": 1}', b"{" + b",".join(b'"%d":1' % i for i in range(5000)) + b"}"]
+)
+def test_a_body_of_absurd_shape_is_refused(data: bytes) -> None:
+    with pytest.raises(RequestError, match="more than"):
+        Body(data)

@@ -236,3 +236,21 @@ async def test_an_idle_connection_is_kept_longer_than_a_head_may_take(
             await wire.send(b"GET /healthz HTTP/1.1\r\nhost: gateway\r\n\r\n")
             assert (await wire.answer()).status == 200
             await asyncio.sleep(0.3)
+
+
+async def test_a_flood_of_pipelined_requests_is_cut_off(url: str) -> None:
+    async with connection(url) as wire:
+        await wire.send(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n" * 5000)
+        answered = await wire.rest()
+    assert answered.count(b"HTTP/1.1 200") < 5000
+
+
+async def test_a_complete_head_that_is_too_long_is_refused(url: str) -> None:
+    async with connection(url) as wire:
+        await wire.send(b"GET /healthz HTTP/1.1\r\nhost: a\r\nx: " + b"x" * 80_000 + b"\r\n\r\n")
+        assert (await wire.rest()).startswith(b"HTTP/1.1 431 ")
+
+
+async def test_a_wrong_method_is_told_the_right_one(url: str) -> None:
+    refused = await get(url, "/v1/route")
+    assert (refused.status, refused.headers["allow"]) == (405, "POST")

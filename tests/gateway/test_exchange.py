@@ -646,6 +646,44 @@ async def test_r42_each_piece_reaches_the_caller_while_the_provider_still_pauses
 # Limits
 
 
+@pytest.mark.parametrize("body", [b'{"detail": "no such thing"}', b'{"object": "error", "message": "no such thing"}'])
+async def test_a_refusal_of_another_shape_keeps_what_it_says(upstream: FakeUpstream, body: bytes) -> None:
+    upstream.script("first", Status(400, {}, body))
+    async with served(upstream) as url:
+        got = await call(url, chat())
+    assert (got.status, got.error["message"]) == (400, "fake/first answered 400: no such thing")
+
+
+async def test_a_torn_refusal_is_written_anew(upstream: FakeUpstream) -> None:
+    upstream.script("first", Status(400, {}, b"{not json"))
+    async with served(upstream) as url:
+        got = await call(url, chat())
+    assert got.error["message"] == "fake/first answered 400"
+
+
+@pytest.mark.parametrize("size", [200, 200_000])
+@pytest.mark.parametrize("split", [False, True])
+async def test_r38_a_caller_with_a_large_body_is_missed_as_soon(upstream: FakeUpstream, size: int, split: bool) -> None:
+    upstream.script("first", Text(delay=60))
+    async with served(upstream) as url:
+        async with connection(url) as wire:
+            sent = request(chat("x" * size))
+            if split:
+                await wire.send(sent[:100])
+                await asyncio.sleep(0.05)
+                sent = sent[100:]
+            await wire.send(sent)
+            await until(lambda: upstream.calls)
+        async with asyncio.timeout(1):
+            await upstream.calls[0].dropped.wait()
+
+
+async def test_a_model_too_long_for_a_header_is_not_found(upstream: FakeUpstream) -> None:
+    async with served(upstream) as url:
+        got = await call(url, chat(model="fake/" + "x" * 500))
+    assert (got.status, got.error["code"]) == (404, "model_not_found")
+
+
 async def test_if_no_model_answers_each_is_named_with_its_failure(upstream: FakeUpstream) -> None:
     upstream.script("first", Bytes(end="reset"))
     upstream.script("second", Body(b"<html>", "text/html"))

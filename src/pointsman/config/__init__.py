@@ -30,6 +30,7 @@ __all__ = [
 
 # Anyone who may call may send policies: 2,000 values are some 400 policies and checked within 0.1 s.
 MAX_INLINE = 2_000
+MAX_INLINE_LETTERS = 256 * 1024
 
 
 def load(path: Path | str, *, env: Mapping[str, str] | None) -> Config:
@@ -66,10 +67,10 @@ def inline_policies(value: object, config: Config) -> PolicySet:
     """
     document = Document(value=value, lines={})
     problems: list[Problem] = []
-    if _more_values_than(MAX_INLINE, value):
+    if _too_large(value):
         mend = "move policies that do not change with the request to the policy file"
-        problem = Problem(path="policies", message=f"hold more than {MAX_INLINE} values", mend=mend)
-        raise ConfigError([problem])
+        message = f"hold more than {MAX_INLINE} values or {MAX_INLINE_LETTERS // 1024} KiB of text"
+        raise ConfigError([Problem(path="policies", message=message, mend=mend)])
     entries = decode(document, dict[str, DomainEntry], problems, at=("policies",))
     policies = Checker(document, config.providers, {}, problems).policies(entries)
     if problems:
@@ -78,19 +79,23 @@ def inline_policies(value: object, config: Config) -> PolicySet:
     return policies
 
 
-def _more_values_than(limit: int, value: object) -> bool:
-    """Whether a decoded body holds more than `limit` values; looks at no more than that, however deep they lie."""
+def _too_large(value: object) -> bool:
+    """Whether a decoded body holds more than is taken; looks at no more than that, however deep it lies."""
     waiting = [value]
-    seen = 0
+    values = letters = 0
     while waiting:
         item = waiting.pop()
-        seen += 1
+        values += 1
         inside: Collection[object] = ()
         if isinstance(item, dict):
-            inside = cast("dict[str, object]", item).values()
+            named = cast("dict[str, object]", item)
+            inside = named.values()
+            letters += sum(map(len, named))
         elif isinstance(item, list):
             inside = cast("list[object]", item)
-        if seen + len(waiting) + len(inside) > limit:
+        elif isinstance(item, str):
+            letters += len(item)
+        if values + len(waiting) + len(inside) > MAX_INLINE or letters > MAX_INLINE_LETTERS:
             return True
         waiting.extend(inside)
     return False

@@ -23,7 +23,15 @@ _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 _BARE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*|\{[^}]*)")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-RESERVED = {"other": "it is what routers answer when nothing fits", "auto": "it is how callers ask for routing"}
+RESERVED = {
+    "other": "it is what routers answer when nothing fits",
+    "auto": "it is how callers ask for routing",
+    "default": "it is what answers when nothing fits",
+}
+# They frame a request or belong to one connection; a fixed value breaks every call.
+_FRAMING = frozenset(
+    ("accept-encoding", "connection", "content-length", "content-type", "expect", "host", "te", "trailer")
+) | {"transfer-encoding", "upgrade"}
 
 
 class Checker:
@@ -46,6 +54,7 @@ class Checker:
         self.problems = problems
         self.known_wrong = {problem.path for problem in problems}
         self.warnings: list[Problem] = []
+        self.expanded: set[str] = set()
 
     def config(self, entry: file.PolicyFile, digest: str) -> Config:
         """The Config that `entry` describes; worth nothing if `problems` is not empty."""
@@ -73,6 +82,7 @@ class Checker:
                 ),
             ),
             digest=digest,
+            references=tuple(Secret(text) for text in sorted(self.expanded) if text),
             warnings=tuple(self.warnings),
         )
 
@@ -134,9 +144,13 @@ class Checker:
         if not slash or not provider or not name or not model.isprintable() or " " in model:
             self.note(key, f"`{model}` is no model", "write `provider/name`, such as `openai/gpt-5-mini`")
         elif self.providers and provider not in self.providers:
-            mend = f"add it under `providers:`, or {suggest(provider, self.providers)}"
-            if provider in KNOWN:
+            mend = suggest(provider, self.providers)
+            if key[0] == "policies" and not self.document.lines:
+                pass  # a request's body; its sender cannot add a provider
+            elif provider in KNOWN:
                 mend = f"add `{provider}:` under `providers:`"
+            else:
+                mend = f"add it under `providers:`, or {mend}"
             self.note(key, f"unknown provider `{provider}`", mend)
 
     def alias(self, name: str, model: str) -> str:
@@ -175,6 +189,8 @@ class Checker:
             place = (*key, "headers", header)
             if not HEADER.fullmatch(header):
                 self.note(place, "is no header name", "use letters, digits and `-`")
+            elif header.lower() in _FRAMING:
+                self.note(place, "is set for each call by itself", "remove it")
             elif header.lower() in headers:
                 self.note(place, "is given twice, in different case", "keep one")
             headers[header.lower()] = self.secret(value, place, literal=True)
@@ -199,6 +215,8 @@ class Checker:
             sound = unresolved or (parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0)
         except ValueError:
             sound = False
+        if url.partition("?")[0].endswith("/chat/completions"):
+            self.note(key, "ends in /chat/completions", "leave that off; it is added to each call")
         if not sound or not url.isprintable() or " " in url:
             # The address is not repeated: a query or user part may be secret.
             self.note(key, "is no http(s) address", "write it like `http://localhost:8000/v1`")
@@ -231,6 +249,7 @@ class Checker:
                 return ""
             if self.env is None:
                 return match[0]
+            self.expanded.add(self.env.get(name, ""))
             if not self.env.get(name):
                 state = "is empty" if name in self.env else "is not set"
                 self.note(key, f"the environment variable {name} {state}", f"export {name}=…")

@@ -64,7 +64,7 @@ def read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise _refused(path, "no such file", "`pointsman demo` shows how to write one") from None
+        raise _refused(path, "no such file", "check the path") from None
     except IsADirectoryError:
         raise _refused(path, "is a folder", "name the policy file in it") from None
     except OSError as error:

@@ -134,7 +134,7 @@ _ADVICE = {
     "selection_policy": "order `models:` by hand, the preferred first",
     "state_storage": "send the whole conversation with each call",
     "system_prompt": "send it from the application as a system message",
-    "tracing": "metrics are at `/metrics`",
+    "tracing": "the exchange log has a line for each call",
     "usage": "leave it out",
     "version": "the policy file has a `version:` of its own",
 }

@@ -80,6 +80,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     routing: Routing
     gateway: Gateway
     digest: str
+    references: tuple[Secret, ...] = ()
+    """The values of all `${NAME}` that the file refers to."""
     warnings: tuple[Problem, ...] = ()
 
     @property
@@ -96,7 +98,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         for provider in self.providers.values():
             if provider.key:
                 keys.add(provider.key.reveal())
-            told.update(secret.reveal() for secret in provider.headers.values())
+            told.update(secret.reveal() for secret in self.references)
+            # "Bearer sk-…": the word that counts may come back alone.
+            told.update(
+                word for secret in provider.headers.values() for word in (secret.reveal(), *secret.reveal().split())
+            )
             address = urlsplit(provider.base_url.reveal())
             told.update(value for _, value in parse_qsl(address.query))
             # As written, too: `%2F` and `+` may come back as they went out.

@@ -66,6 +66,33 @@ def check_answer(body: bytes) -> None:
         raise BadAnswer("the answer is an error with status 200")
 
 
+class _Complaint(msgspec.Struct):
+    """Where other servers put what they have to say: FastAPI, older vLLM."""
+
+    message: str | None = None
+    detail: str | None = None
+
+
+_COMPLAINT = msgspec.json.Decoder(_Complaint)
+
+
+def is_error(body: bytes) -> bool:
+    """Whether a body is an error as the OpenAI API writes them: an object with `error` in it."""
+    try:
+        return bytes(_ANSWER.decode(body).error) != b"null"
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def complaint(body: bytes) -> str:
+    """What a refusal of another shape says, shortened; empty if that cannot be told."""
+    try:
+        found = _COMPLAINT.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return (found.message or found.detail or "")[:500]
+
+
 _STREAMED_ERROR = re.compile(rb'\s*(?:data:\s*)?\{\s*"error"\s*:\s*[^n\s]')
 
 

@@ -13,6 +13,10 @@ import msgspec
 
 from pointsman.errors import RequestError
 
+# The API has some forty fields. Each costs memory and time many times its bytes.
+FIELDS = 1000
+NAME = 1000
+
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _START = re.compile(rb"[ \t\r\n]*\{")
 _KEY = re.compile(rb'[ \t\r\n,]*"(?:[^"\\]|\\.)*"[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
@@ -48,6 +52,8 @@ class Body:
             raise RequestError("the body is not valid JSON") from None
         except RecursionError:
             raise RequestError("the body is nested too deep") from None
+        if len(values) > FIELDS or any(len(name) > NAME for name in values):
+            raise RequestError(f"the body has more than {FIELDS} fields, or a name of more than {NAME} characters")
         self.values = {name: bytes(value) for name, value in values.items()}
         self.fields = _locate(data, self.values)
 

@@ -63,6 +63,11 @@ class App:
         await runtime.close()
         await send({"type": "lifespan.shutdown.complete"})
 
+    def flush(self) -> None:
+        """Write out what the exchange log still holds."""
+        if self._runtime:
+            self._runtime.flush()
+
     async def _http(self, caller: Caller) -> None:
         runtime = self._runtime
         try:
@@ -92,11 +97,13 @@ class App:
     async def _rest(self, caller: Caller, runtime: Runtime) -> None:
         """The model list, and everything that is not here."""
         if caller.path in _ROUTES:
-            raise RequestError(f"{caller.path} takes {_ROUTES[caller.path][0]}", status=405, code="method_not_allowed")
+            await self._refuse_method(caller, _ROUTES[caller.path][0])
+            return
         if caller.path != "/v1/models" and not caller.path.startswith("/v1/models/"):
             raise RequestError(f"there is nothing at {caller.path[:100]}", status=404, code="not_found")
         if caller.method != "GET":
-            raise RequestError(f"{caller.path[:100]} takes GET", status=405, code="method_not_allowed")
+            await self._refuse_method(caller, "GET")
+            return
         exchange.admit(caller, runtime)
         names = ("auto", *runtime.config.aliases, *runtime.config.models)
         wanted = caller.path.removeprefix("/v1/models").removeprefix("/")
@@ -107,6 +114,10 @@ class App:
         else:
             message = f"there is no model {wanted[:100]!r} here; GET /v1/models lists them"
             raise RequestError(message, status=404, code="model_not_found")
+
+    async def _refuse_method(self, caller: Caller, allowed: str) -> None:
+        body = openai_chat.error(f"{caller.path[:100]} takes {allowed}", status=405, code="method_not_allowed")
+        await caller.respond(405, body, [*exchange.JSON, (b"allow", allowed.encode())])
 
 
 def _place(error: BaseException) -> str:

@@ -160,7 +160,8 @@ class _Present:
             self._caller.departure.then(None)
         if self._watch:
             self._watch.cancel()
-        if self._left and kind is asyncio.CancelledError:
+        # Without an error, the work was over before the cancelling could reach it.
+        if self._left and kind in (asyncio.CancelledError, None):
             assert self._work is not None  # noqa: S101 - set on entering
             # Only if nobody else (a server that shuts down) has cancelled the task as well.
             if self._work.uncancel() == 0:

@@ -49,6 +49,9 @@ _REFUSAL = ("retry-after", "retry-after-ms", "x-request-id", "openai-processing-
 _RETURNED = (*_REFUSAL, "content-type", "content-encoding")
 _RETURNED_PREFIX = "x-ratelimit-"
 
+# It travels in a header and in the log.
+LONGEST_MODEL = 200
+
 JSON: Headers = [(b"content-type", b"application/json")]
 
 
@@ -150,8 +153,9 @@ def admit(caller: Caller, runtime: Runtime) -> None:
     if not runtime.keys:
         return
     scheme, _, key = caller.header(b"authorization").partition(" ")
-    given = key.strip() if scheme.lower() == "bearer" else caller.header(b"x-api-key")
-    if not runtime.knows(given):
+    bearer = key.strip() if scheme.lower() == "bearer" else ""
+    # Either will do: the openai SDK always sends the first, with something in it.
+    if not runtime.knows(bearer) and not runtime.knows(caller.header(b"x-api-key")):
         raise RequestError("this gateway needs a valid key", status=401, code="invalid_api_key")
 
 
@@ -188,7 +192,7 @@ def pin(model: str | None, config: Config) -> str | None:
     if model in config.aliases:
         return config.aliases[model]
     provider, _, name = model.partition("/")
-    if provider in config.providers and name and name.isprintable():
+    if provider in config.providers and name and name.isprintable() and len(model) <= LONGEST_MODEL:
         return model
     mend = "ask for `auto`, an alias, or `provider/name` of a configured provider; GET /v1/models lists them"
     raise RequestError(
@@ -342,14 +346,13 @@ def marks(exchange: Exchange, model: str | None = None) -> Headers:
 
 
 def error_body(answer: Answer, runtime: Runtime) -> bytes:
-    """A provider's refusal, without our secrets; in the caller's dialect even where the provider sent a web page."""
-    try:
-        openai_chat.check_answer(answer.body)
-    except UpstreamError:
-        if answer.body.lstrip().startswith(b"{"):
-            return runtime.scrubbed(answer.body)
-    message = f"{answer.model} answered {answer.status}"
-    return openai_chat.error(message, status=answer.status, code="upstream_error")
+    """A provider's refusal, without our secrets; in the caller's dialect, whatever the provider sent."""
+    if openai_chat.is_error(answer.body):
+        return runtime.scrubbed(answer.body)
+    said = openai_chat.complaint(answer.body)
+    message = f"{answer.model} answered {answer.status}" + (f": {said}" if said else "")
+    body = openai_chat.error(message, status=answer.status, code="upstream_error")
+    return runtime.scrubbed(body)
 
 
 async def refuse(error: RequestError | UpstreamError, exchange: Exchange) -> None:

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
+import sys
+import threading
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -16,6 +20,8 @@ log = logging.getLogger(__name__)
 # Lines that may wait for each other, and seconds that the first of them waits at most.
 BATCH = 64
 DELAY = 0.25
+# Batches that may wait for a slow reader of stdout: some thousand lines, 20 MB at most.
+BACKLOG = 1000
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -36,6 +42,41 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempts: int = 0
     decision_ms: float = 0.0
     ms: float
+
+
+class Stdout:
+    """A sink that never waits: a thread writes, and what it cannot keep up with is refused with OSError."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.Queue[bytes] = queue.Queue(maxsize=BACKLOG)
+        self._thread: threading.Thread | None = None
+
+    def __call__(self, lines: bytes) -> None:
+        if self._thread is None:
+            # A daemon, for a reader who does not read would keep the process from ending.
+            self._thread = threading.Thread(target=self._write, name="pointsman-journal", daemon=True)
+            self._thread.start()
+        try:
+            self._waiting.put_nowait(lines)
+        except queue.Full:
+            raise OSError("nobody reads the exchange log") from None
+
+    def close(self) -> None:
+        """Give what waits a moment to be written."""
+        deadline = time.monotonic() + 1.0
+        while self._waiting.unfinished_tasks and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def _write(self) -> None:
+        while True:
+            lines = self._waiting.get()
+            try:
+                sys.stdout.buffer.write(lines)
+                sys.stdout.buffer.flush()
+            except (OSError, ValueError) as error:
+                log.error("the exchange log lost %d lines: %s", lines.count(b"\n"), type(error).__name__)
+            finally:
+                self._waiting.task_done()
 
 
 class Journal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 
@@ -41,4 +42,6 @@ def hide(secrets: tuple[str, ...]) -> None:
 
 
 def _completed(record: logging.LogRecord) -> bool:
-    return "without completing response" not in record.getMessage()
+    # A second signal cancels the calls that are open; they are in the exchange log, and need no traceback.
+    cancelled = record.exc_info is not None and record.exc_info[0] is asyncio.CancelledError
+    return not cancelled and "without completing response" not in record.getMessage()

@@ -21,6 +21,8 @@ HEADER_SECONDS = 30.0
 
 # Requests that a connection may queue behind the one being answered before we stop reading from it.
 PIPELINED = 8
+# From here on the connection is closed.
+FLOOD = 64
 
 
 class _Joined:
@@ -57,15 +59,17 @@ class Http(HttpToolsProtocol):
     """Bytes since the last that were body: a head, or the trailers and extensions of a chunked body."""
     _cycles: tuple[RequestResponseCycle, ...] = ()
     """The requests of this connection that are not answered yet."""
+    _too_long = False
+    """Whether a head was complete when it was seen to be too long."""
     _offered = False
     """Whether the request whose head was just read offers another protocol."""
 
-    _patience: asyncio.TimerHandle | None = None
+    _deadline: asyncio.TimerHandle | None = None
     """Closes the connection if the head that has begun is not complete by then."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._patience = self.loop.call_later(HEADER_SECONDS, transport.close)
+        self._deadline = self.loop.call_later(HEADER_SECONDS, transport.close)
 
     def data_received(self, data: bytes) -> None:
         self._bare += len(data)
@@ -76,18 +80,25 @@ class Http(HttpToolsProtocol):
             self._decline(data[offer.args[0] :])
             return
         except httptools.HttpParserError:
+            if self._too_long:
+                self._refuse_head()
+                return
             self.send_400_response("this is no HTTP request that has only one reading")
             return
-        # While a call is being answered the connection is not idle; uvicorn's own timer starts when it is done.
-        if self._bare and self._patience is None and not self._unanswered():
-            self._patience = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+        # While a call is answered its connection is not idle. Else what came is a head that has begun, or the rest of a
+        # body whose request is answered; uvicorn has stopped its own timer for it.
+        if self._deadline is None and not self._unanswered():
+            self._deadline = self.loop.call_later(HEADER_SECONDS, self.transport.close)
         # What arrived may have ended the head and begun the body; only a head that is still open can be too long.
         if self._bare > HEADER_BYTES and not self.transport.is_closing():
-            if not self._unanswered():
-                body = b"the request's headers are too large"
-                head = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain\r\n"
-                self.transport.write(head + b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
-            self.transport.close()
+            self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        if not self._unanswered():
+            body = b"the request's headers are too large"
+            head = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain\r\n"
+            self.transport.write(head + b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+        self.transport.close()
 
     def _decline(self, rest: bytes) -> None:
         """Read a request again without its offer, as RFC 9110, 7.8 allows; `rest` is what came after its head.
@@ -104,8 +115,15 @@ class Http(HttpToolsProtocol):
         self.data_received(b"\r\n".join((line, *kept, b"", rest)))
 
     def on_headers_complete(self) -> None:
+        if self._bare > HEADER_BYTES and sum(len(name) + len(value) for name, value in self.headers) > HEADER_BYTES:
+            self._too_long = True
+            raise ValueError  # the only way out of the parser
         self._bare = 0
-        self._be_patient()
+        self._in_time()
+        if len(self._cycles) >= FLOOD:
+            # One read may bring thousands, and all of a read is parsed at once.
+            self._too_long = True
+            raise ValueError
         if self.parser.should_upgrade():
             self._offered = True
             return
@@ -117,8 +135,7 @@ class Http(HttpToolsProtocol):
         if self.scope["method"] != "HEAD":  # whose answers have no body to wait for
             self.cycle.transport = cast("asyncio.Transport", _Joined(self.transport))
         # uvicorn stops reading when a request is pipelined, and then does not see that its caller has left.
-        if len(self._cycles) <= PIPELINED:
-            self.flow.resume_reading()
+        self._read_on()
 
     def on_body(self, body: bytes) -> None:
         self._bare = 0
@@ -128,9 +145,12 @@ class Http(HttpToolsProtocol):
         self._bare = 0
         if not self._offered:
             super().on_message_complete()
+            # uvicorn stops reading at 64 KiB of body, until the next `receive()`; but nobody asks for more than the
+            # body, and a connection that is not read does not tell that its caller has left.
+            self._read_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._be_patient()
+        self._in_time()
         # uvicorn tells the newest of pipelined requests only, and it is the oldest that a provider works for.
         for cycle in self._unanswered():
             cycle.disconnected = True
@@ -138,10 +158,14 @@ class Http(HttpToolsProtocol):
             cast("dict[str, Any]", cycle.scope)[DEPARTURE].fire()
         super().connection_lost(exc)
 
+    def _read_on(self) -> None:
+        if len(self._cycles) <= PIPELINED:
+            self.flow.resume_reading()
+
     def _unanswered(self) -> tuple[RequestResponseCycle, ...]:
         return tuple(cycle for cycle in self._cycles if not cycle.response_complete)
 
-    def _be_patient(self) -> None:
-        if self._patience:
-            self._patience.cancel()
-            self._patience = None
+    def _in_time(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None

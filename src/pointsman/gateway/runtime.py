@@ -4,40 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import sys
 import time
 from collections.abc import Callable
 from urllib.parse import quote
 
 from pointsman import router
 from pointsman.config import Config, Provider
-from pointsman.gateway.journal import Journal
+from pointsman.gateway.journal import Journal, Stdout
 from pointsman.gateway.patience import Watchdog
 from pointsman.router import Router
 from pointsman.upstreams.client import Client
 from pointsman.upstreams.health import Health
 
 
-def _stdout(lines: bytes) -> None:
-    sys.stdout.buffer.write(lines)
-    sys.stdout.buffer.flush()
-
-
 class Runtime:
     """A Config come alive. Make it on the running event loop, then `start` it.
 
-    `journal` takes the lines of the exchange log.
+    `journal` takes the lines of the exchange log; stdout if it is not given.
     """
 
     def __init__(
-        self, config: Config, *, routing: Router | None = None, journal: Callable[[bytes], object] = _stdout
+        self, config: Config, *, routing: Router | None = None, journal: Callable[[bytes], object] | None = None
     ) -> None:
         self.config = config
         self.router = routing or router.build(config)
         self.client = Client(config.gateway.timeouts)
         self.health = Health(time.monotonic)
         self.watchdog = Watchdog()
-        self.journal = Journal(journal)
+        self._stdout = Stdout()
+        self.journal = Journal(journal or self._stdout)
         self.keys = tuple(_digest(key.reveal()) for key in config.gateway.keys)
         spelled = {each.encode() for secret in config.secrets for each in _spellings(secret)}
         self.secrets = tuple(sorted(spelled, key=len, reverse=True))
@@ -49,7 +44,12 @@ class Runtime:
     async def close(self) -> None:
         await self.router.close()
         await self.client.close()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write out what the exchange log still holds."""
         self.journal.flush()
+        self._stdout.close()
 
     def knows(self, key: str) -> bool:
         """Whether a caller's key is one of ours; each is compared, and in constant time."""

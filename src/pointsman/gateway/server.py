@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import os
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from pointsman import config
@@ -29,7 +32,8 @@ KEEP_ALIVE_SECONDS = 75
 # Streams that are open when a stop is asked for may go on this long.
 GRACE_SECONDS = 30
 
-# A worker process is told by its environment which file it serves: uvicorn starts workers from an import string.
+# A worker process is told by its environment which file it serves: uvicorn starts workers from an import string. It is
+# a copy of the policy file: a worker that is started anew must serve what the others do, whatever became of the file.
 POLICY_FILE = "POINTSMAN_POLICY_FILE"
 
 
@@ -53,7 +57,10 @@ def create_app() -> App:
         logs.hide(loaded.secrets)
         return loaded
 
-    return App(load, started=_freeze)
+    app = App(load, started=_freeze)
+    # A second signal skips uvicorn's shutdown; what the log still holds must get out.
+    atexit.register(app.flush)
+    return app
 
 
 def settings(app: App | str, *, workers: int = 1) -> uvicorn.Config:
@@ -74,9 +81,16 @@ def settings(app: App | str, *, workers: int = 1) -> uvicorn.Config:
     )
 
 
-def serve(path: Path, sock: socket.socket, *, workers: int) -> None:
-    """Serve a policy file on a listening socket until SIGINT or SIGTERM; open streams may finish first."""
-    os.environ[POLICY_FILE] = str(path)
+def serve(policies: bytes, sock: socket.socket, *, workers: int) -> None:
+    """Serve a policy file's content on a listening socket until SIGINT or SIGTERM; open streams may finish first."""
+    with tempfile.NamedTemporaryFile(prefix="pointsman-", suffix=".yaml") as copy:
+        copy.write(policies)
+        copy.flush()
+        os.environ[POLICY_FILE] = copy.name
+        _run(sock, workers=workers)
+
+
+def _run(sock: socket.socket, *, workers: int) -> None:
     made = settings("pointsman.gateway.server:create_app", workers=workers)
     # uvicorn raises the signal once more when it has stopped; who was asked to stop, and did, has not failed.
     for each in (signal.SIGINT, signal.SIGTERM):
@@ -85,7 +99,10 @@ def serve(path: Path, sock: socket.socket, *, workers: int) -> None:
         uvicorn.Server(made).run(sockets=[sock])
     else:
         logs.configure()
-        Workers(made, sockets=[sock]).run()
+        supervisor = Workers(made, sockets=[sock])
+        supervisor.run()
+        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+            sys.exit(STARTUP_FAILURE)
 
 
 def _stopped(number: int, frame: FrameType | None) -> None:

@@ -186,10 +186,19 @@ class Encoder:
 
     async def prepare(self, policies: PolicySet) -> None:
         """Encode a policy set ahead of the first conversation: 6 ms a policy, once. Raises RouterError."""
+        if policies.digest not in self._sets:
+            # Text by text, so that other calls' decisions come in between, and a cancelled call's set stops here; what
+            # was encoded is kept, and the next call goes on from there.
+            for policy in policies:
+                await self._work(self._description, policy)
+                for example in policy.examples:
+                    await self._work(self._example, example)
         await self._work(self._compile, policies)
 
     async def score(self, conversation: Conversation, policies: PolicySet) -> Scores:
         """`scores`, on the encoder's own thread. A call that is cancelled while it waits its turn never runs."""
+        if policies.digest not in self._sets:
+            await self.prepare(policies)
         return await self._work(self.scores, conversation, policies)
 
     async def close(self) -> None:
@@ -257,13 +266,19 @@ class Encoder:
         vectors: list[Floats] = []
         examples: dict[int, tuple[tuple[str, ...], Floats]] = {}
         for at, policy in enumerate(policies):
-            vector = _unit(np.sum([self._text(text) for text in self._policy_texts(policy)], axis=0))
+            vector = self._description(policy)
             if policy.examples:
-                shown = np.stack([self._turn(text, user=True, of=self._texts) for text in policy.examples])
+                shown = np.stack([self._example(text) for text in policy.examples])
                 examples[at] = policy.examples, np.concatenate([vector[None], shown])
                 vector = _unit(vector + len(shown) / (len(shown) + 1) * _unit(shown.sum(axis=0)))
             vectors.append(vector)
         return _Compiled(ids=policies.ids, vectors=np.stack(vectors), examples=examples)
+
+    def _description(self, policy: Policy) -> Floats:
+        return _unit(np.sum([self._text(text) for text in self._policy_texts(policy)], axis=0))
+
+    def _example(self, text: str) -> Floats:
+        return self._turn(text, user=True, of=self._texts)
 
     def _policy_texts(self, policy: Policy) -> list[str]:
         texts = policy_texts(policy, self.card)
@@ -315,6 +330,9 @@ class _Lru(Generic[_T]):
         self._size = size
         self._kept: OrderedDict[Hashable, _T] = OrderedDict()
         self._lock = threading.Lock()
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._kept
 
     def get(self, key: Hashable, make: Callable[[], _T]) -> _T:
         with self._lock:
