@@ -85,3 +85,10 @@ def test_nothing_committed_names_a_machine() -> None:
         path = ROOT / name
         if path.is_file() and path.stat().st_size < 1_000_000:
             assert home not in path.read_text(errors="ignore"), name
+
+
+async def test_the_how_to_on_testing_works() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/how-to/test-your-client.md").read_text(), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(block, names)  # noqa: S102 - our own page
+    await names["test_a_busy_model_is_replaced"]()  # type: ignore[operator]

@@ -1,7 +1,7 @@
 """Server-sent events as bytes: a stream cut where its events end. Knows nothing of HTTP or of any provider.
 
 Source: the HTML standard, section 9.2 (event streams): an event ends with a blank line. Lines end with LF or CR LF
-here; nobody writes the third kind, a lone CR.
+here; of a stream with the third kind, a lone CR, up to `LONGEST` bytes are held back.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ class Encoder:
         self._tokenizer = tokenizer
         self._session = session
         # A vector of 384 floats with its key takes about 1.8 kB, so at most 15 MB each. Policies have their own, lest
-        # busy traffic push them out. Keys are digests: no conversation's text is kept.
+        # busy traffic push them out. Turns' keys are digests: no conversation's text is kept.
         self._turns = _Lru[Floats](8192)
         self._texts = _Lru[Floats](8192)
         # 500 policies are 0.8 MB; inline policies make a set per caller.
