@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # (policy file, conversation, what it is), from examples/.
 _SHOWN = (
-    ("coding-case-study.yaml", "coding.jsonl", "A coding session: the case study of the Arch-Router paper"),
+    ("coding-case-study.yaml", "coding.jsonl", "Coding help: the case study of the Arch-Router paper"),
     ("assistant.yaml", "assistant.jsonl", "Documents, pictures and errands: an assistant with twelve policies"),
 )
 
