@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 # Lines that may wait for each other, and seconds that the first of them waits at most.
 BATCH = 64
 DELAY = 0.25
-# Batches that may wait for a slow reader of stdout: some thousand lines, 20 MB at most.
+# Batches that may wait for a slow reader of stdout: up to 64,000 lines, about 20 MB.
 BACKLOG = 1000
 
 
@@ -61,8 +61,8 @@ class Stdout:
         except queue.Full:
             raise OSError("nobody reads the exchange log") from None
 
-    def close(self) -> None:
-        """Give what waits a moment to be written."""
+    def drain(self) -> None:
+        """Give what waits a moment to be written; blocks for a second at most, so call it when nothing else goes on."""
         deadline = time.monotonic() + 1.0
         while self._waiting.unfinished_tasks and time.monotonic() < deadline:
             time.sleep(0.01)

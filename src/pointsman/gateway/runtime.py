@@ -47,9 +47,9 @@ class Runtime:
         self.flush()
 
     def flush(self) -> None:
-        """Write out what the exchange log still holds."""
+        """Write out what the exchange log still holds; for the end of a process."""
         self.journal.flush()
-        self._stdout.close()
+        self._stdout.drain()
 
     def knows(self, key: str) -> bool:
         """Whether a caller's key is one of ours; each is compared, and in constant time."""
