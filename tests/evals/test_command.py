@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pointsman.cli import main
+from pointsman.dataset import PolicyEntry, PolicySetFile, dump
 from pointsman.evals import evaluate
-from pointsman.evals.dataset import PolicyEntry, PolicySetFile, dump
 from tests.evals.worked import DOMAINS, EXAMPLES, POLICIES, example
 
 ROOT = Path(__file__).parents[2]

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pointsman import dataset
+from pointsman.dataset import Example
 from pointsman.errors import DataError
-from pointsman.evals import dataset
-from pointsman.evals.dataset import Example
 from pointsman.evals.originals import ORIGINALS, Rebuilt, banking77, fetch, rebuild
 from pointsman.evals.originals.original import by_action, shipped
 

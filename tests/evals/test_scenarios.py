@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.evals.dataset import Taxonomy
+from pointsman.dataset import Taxonomy
 from pointsman.evals.scenarios import Case, Kind, Scenario, asks, case
 from pointsman.policy import Policy, PolicySet
 from tests.evals.worked import CLOSING, EXAMPLES, POLICIES, TAXONOMY, example

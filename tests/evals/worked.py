@@ -7,9 +7,9 @@ described and money not. `w` numbers the conversations; see `EXAMPLES` for what 
 from collections.abc import Callable, Mapping
 
 from pointsman.conversation import Conversation
+from pointsman.dataset import Dataset, Example, Label, Source, Taxonomy
 from pointsman.decision import PolicyScore, Scores
 from pointsman.evals.contenders import Contender
-from pointsman.evals.dataset import Dataset, Example, Label, Source, Taxonomy
 from pointsman.policy import Policy, PolicySet
 from pointsman.router import Router
 

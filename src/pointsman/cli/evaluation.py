@@ -16,9 +16,9 @@ from pointsman.cli.tables import print_report
 from pointsman.config import Config
 
 if TYPE_CHECKING:
+    from pointsman.dataset import Dataset
     from pointsman.evals.contenders import Contender
     from pointsman.evals.cost import Cost
-    from pointsman.evals.dataset import Dataset
     from pointsman.evals.report import Report
     from pointsman.evals.run import Journal, Plan
 
@@ -113,7 +113,8 @@ def evaluate(  # one option a parameter; each is passed on once
     FILE.py:NAME or module:NAME, where NAME() gives a Scorer of your own. encoder@FOLDER
     and the last three baselines @FOLDER take the weights in FOLDER.
     """
-    from pointsman.evals import contenders, dataset  # noqa: PLC0415
+    from pointsman import dataset  # noqa: PLC0415
+    from pointsman.evals import contenders  # noqa: PLC0415
     from pointsman.evals import evaluate as evals  # noqa: PLC0415
     from pointsman.evals.compare import compare  # noqa: PLC0415
     from pointsman.evals.run import SIZES, Plan, read_journal  # noqa: PLC0415

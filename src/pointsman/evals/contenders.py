@@ -24,9 +24,9 @@ import msgspec
 from pointsman import router
 from pointsman.config import Config
 from pointsman.conversation import read
+from pointsman.dataset import Dataset
 from pointsman.decision import Reason
 from pointsman.errors import PointsmanError
-from pointsman.evals.dataset import Dataset
 from pointsman.policy import Policy, PolicySet
 from pointsman.router import Router
 from pointsman.routers import Scorer

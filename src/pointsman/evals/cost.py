@@ -29,11 +29,11 @@ import msgspec
 
 from pointsman.config import load
 from pointsman.conversation import Conversation, Role, Turn
+from pointsman.dataset import Dataset
 from pointsman.decision import Reason
 from pointsman.errors import PointsmanError
 from pointsman.evals import contenders
 from pointsman.evals.contenders import Contender
-from pointsman.evals.dataset import Dataset
 from pointsman.policy import Policy, PolicySet
 
 # numpy is not imported here: a fresh process would pay for it where the router does not need it.

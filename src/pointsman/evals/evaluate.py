@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 
 from pointsman import __version__
+from pointsman.dataset import Dataset
 from pointsman.errors import DataError, Problem
 from pointsman.evals import report as reports
 from pointsman.evals.contenders import Contender
-from pointsman.evals.dataset import Dataset
 from pointsman.evals.report import Cell, Latency, Report, Robustness, RouterInfo, Times
 from pointsman.evals.run import Entry, Journal, Plan, examples, fingerprint, run
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from pointsman.dataset import Dataset
 from pointsman.evals import paper
 from pointsman.evals.cost import Cost
-from pointsman.evals.dataset import Dataset
 from pointsman.evals.metrics import Measure, Metrics, Outcome, measure, proportion, share
 from pointsman.evals.robustness import PERTURBATIONS
 from pointsman.evals.run import Entry, Plan, Setting, examples

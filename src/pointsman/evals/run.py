@@ -16,11 +16,11 @@ from types import TracebackType
 
 import msgspec
 
-from pointsman import conversation, decision, router
+from pointsman import conversation, dataset, decision, router
+from pointsman.dataset import Dataset, Example, Source, Taxonomy
 from pointsman.errors import DataError, Problem
-from pointsman.evals import dataset, robustness, scenarios
+from pointsman.evals import robustness, scenarios
 from pointsman.evals.contenders import Contender
-from pointsman.evals.dataset import Dataset, Example, Source, Taxonomy
 from pointsman.evals.metrics import Answer, Outcome
 from pointsman.evals.robustness import PERTURBATIONS, SIZE, perturbed
 from pointsman.evals.scenarios import Case, Scenario, case

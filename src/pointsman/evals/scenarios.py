@@ -15,7 +15,7 @@ from enum import StrEnum
 import msgspec
 
 from pointsman.conversation import Conversation, read
-from pointsman.evals.dataset import Example, Label, Taxonomy
+from pointsman.dataset import Example, Label, Taxonomy
 from pointsman.policy import Policy, PolicySet
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from pointsman.evals import dataset
+from pointsman import dataset
 from pointsman.evals.originals import banking77, clinc150, mantis, sgd
 from pointsman.evals.originals.fetch import fetched
 from pointsman.evals.originals.original import Original, Rebuilt, refused

@@ -9,8 +9,8 @@ import csv
 import re
 from pathlib import Path
 
+from pointsman.dataset import Example, Label
 from pointsman.errors import DataError, Problem
-from pointsman.evals.dataset import Example, Label
 from pointsman.evals.originals.original import Rebuilt, below, by_action, refuse, refused, shipped, tidy
 
 _SPLITS = ("train", "test")

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import msgspec
 
+from pointsman.dataset import Example, Label, PolicySetFile
 from pointsman.errors import Problem
-from pointsman.evals.dataset import Example, Label, PolicySetFile
 from pointsman.evals.originals.original import Rebuilt, by_action, find, read_json, refuse, shipped, tidy
 
 _FILE = "data_full.json"

@@ -15,8 +15,8 @@ from typing import Literal
 
 import msgspec
 
+from pointsman.dataset import Example, Label
 from pointsman.errors import DataError, Problem
-from pointsman.evals.dataset import Example, Label
 from pointsman.evals.originals.original import Rebuilt, below, decode, read_json, refuse, refused, shipped, tidy
 
 _MEND = "get the complete JSON that the page of MANtIS links to"

@@ -13,8 +13,8 @@ from typing import NoReturn, TypeVar
 
 import msgspec
 
+from pointsman.dataset import Example, PolicySetFile
 from pointsman.errors import DataError, Problem
-from pointsman.evals.dataset import Example, PolicySetFile
 
 
 class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):

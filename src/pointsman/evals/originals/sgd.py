@@ -16,8 +16,8 @@ from typing import Literal
 
 import msgspec
 
+from pointsman.dataset import Example, Label, PolicyEntry, PolicySetFile
 from pointsman.errors import DataError, Problem
-from pointsman.evals.dataset import Example, Label, PolicyEntry, PolicySetFile
 from pointsman.evals.originals.original import Rebuilt, below, read_json, refuse, refused, shipped, tidy
 
 _SPLITS = ("train", "dev", "test")

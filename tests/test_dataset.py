@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pointsman import dataset
+from pointsman.dataset import Dataset, Example, Label
 from pointsman.errors import DataError
-from pointsman.evals import dataset
-from pointsman.evals.dataset import Dataset, Example, Label
 from pointsman.policy import Policy, PolicySet
 
 SET = {
