@@ -34,7 +34,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The turn only thanks, declines or says goodbye: the request is fulfilled."""
 
 
-class Example(msgspec.Struct, frozen=True, kw_only=True):
+class Example(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One labelled conversation. `turns` are in the order of the messages; a user turn without one is not judged."""
 
     id: str
@@ -43,6 +43,8 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
     """The name of the policy set on offer."""
     messages: tuple[dict[str, object], ...]
     turns: tuple[Label, ...]
+    meta: dict[str, object] = {}
+    """Whatever else is known of it: its language, where it comes from. Nothing here is read to route or judge."""
 
     def upto(self, index: int) -> Conversation:
         """What a router may see when it routes the turn at `index`: nothing after it."""
@@ -200,6 +202,13 @@ def dump(path: Path, examples: Iterable[Example]) -> None:
     path.write_bytes(gzip.compress(lines, mtime=0) if path.suffix == ".gz" else lines)
 
 
+def dump_policies(folder: Path, policies: PolicySetFile) -> None:
+    """Write a policy set's file, under its name. The same set gives the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    encoded = msgspec.json.format(msgspec.json.encode(policies), indent=1) + b"\n"
+    (folder / f"{policies.name}.json").write_bytes(encoded)
+
+
 # Finding the files ----------------------------------------------------------------------------------------------------
 
 _ENDINGS = (".jsonl.gz", ".jsonl")
@@ -292,6 +301,7 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True):
     policies: str | None = None
     turns: tuple[Label, ...] | None = None
     policy: str | msgspec.UnsetType | None = msgspec.UNSET
+    meta: dict[str, object] = {}
 
 
 def _source(
@@ -385,6 +395,7 @@ def _example(text: bytes, name: str, taxonomies: Mapping[str, Taxonomy], own: Ta
         policies=set_name,
         messages=line.messages,
         turns=turns,
+        meta=line.meta,
     )
 
 

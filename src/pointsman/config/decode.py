@@ -65,17 +65,17 @@ class _Decoder:
         if not isinstance(given, dict):
             return self.wrong(info, key, "a mapping", value)
         entries = cast("dict[str, object]", given)
-        fields = {field.name: field for field in info.fields}
+        fields = {field.encode_name: field for field in info.fields}
         for name in entries:
             if name not in fields:
                 self.unknown.append(self.document.problem((*key, name), "unknown key", suggest(name, fields)))
         made: dict[str, Any] = {}
         for name, field in fields.items():
             if name in entries:
-                made[name] = self.value(field.type, entries[name], (*key, name))
+                made[field.name] = self.value(field.type, entries[name], (*key, name))
             elif field.required:
                 self.note((*key, name), "is missing", f"add `{name}:`")
-                made[name] = _blank(field.type)
+                made[field.name] = _blank(field.type)
         return info.cls(**made)
 
     def mapping(self, info: inspect.DictType, value: object, key: Key) -> Any:

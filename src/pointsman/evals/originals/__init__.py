@@ -90,8 +90,7 @@ def rebuild(name: str, location: str | Path, out: Path) -> tuple[Path, ...]:
                 written.append(out / split / f"{name}.jsonl.gz")
                 dataset.dump(written[-1], examples)
         written.append(out / "policies" / f"{rebuilt.taxonomy.name}.json")
-        written[-1].parent.mkdir(parents=True, exist_ok=True)
-        written[-1].write_bytes(msgspec.json.format(msgspec.json.encode(rebuilt.taxonomy), indent=1) + b"\n")
+        dataset.dump_policies(written[-1].parent, rebuilt.taxonomy)
     except OSError as error:
         raise refused(written[-1], f"cannot be written: {error.strerror}", "give another folder") from None
     return tuple(written)
