@@ -1,4 +1,4 @@
-"""The command line: `pointsman demo | check | explain | route | serve | eval | dataset | schema | import`.
+"""The command line: `pointsman demo | check | explain | route | serve | eval | synth | corpus | …`.
 
 Exit codes: 0 fine, 1 the work found a failure, 2 bad usage or a bad policy file. Results go to stdout, the rest to
 stderr. Heavy imports stand inside the commands that need them, so that `--help` answers at once.
@@ -17,7 +17,7 @@ import click
 import msgspec
 
 from pointsman import __version__, config
-from pointsman.cli import evaluation
+from pointsman.cli import evaluation, synthesis
 from pointsman.config import Config
 from pointsman.conversation import Conversation, read
 from pointsman.decision import Decision, Reason
@@ -313,3 +313,5 @@ def _count(number: int, one: str, many: str) -> str:
 
 main.add_command(evaluation.evaluate)
 main.add_command(evaluation.dataset)
+main.add_command(synthesis.synth)
+main.add_command(synthesis.corpus)

@@ -84,7 +84,7 @@ def pack(corpus: Corpus, out: Path) -> Mapping[str, Sequence[Part]]:
         "train": [_plain(corpus, corpus.train, "corpus", "c")],
         "heldout": [_plain(corpus, corpus.heldout, "corpus", "c"), _teams(corpus, corpus.heldout, HELD_OUT, held=True)],
     }
-    _write(parts, out)
+    write(parts, out)
     return parts
 
 
@@ -102,11 +102,12 @@ def build(corpus: Corpus, out: Path, plan: Plan) -> Mapping[str, Sequence[Part]]
             _drawn(corpus, corpus.heldout, HELD_OUT, held=True),
         ],
     }
-    _write(parts, out)
+    write(parts, out)
     return parts
 
 
-def _write(parts: Mapping[str, Sequence[Part]], out: Path) -> None:
+def write(parts: Mapping[str, Sequence[Part]], out: Path) -> None:
+    """Write parts by split, and their policy sets. What `out` held of a former run is replaced."""
     for folder in (*parts, "policies"):
         shutil.rmtree(out / folder, ignore_errors=True)
     for split, made in parts.items():
@@ -165,7 +166,6 @@ def _meta(item: Item) -> dict[str, object]:
 
 def _teams(corpus: Corpus, items: Sequence[Item], plan: Plan, *, held: bool) -> Part:
     """Items in the sets that teams would write, each in several versions."""
-    desk = _Desk(corpus.catalogue, items, plan)
     sets = [offer for offer in corpus.sets if (offer.name in corpus.split.sets) == held]
     offers: list[Offer] = []
     for offer in sets:
@@ -175,12 +175,11 @@ def _teams(corpus: Corpus, items: Sequence[Item], plan: Plan, *, held: bool) -> 
             offers.append(
                 msgspec.structs.replace(changed, name=f"team-{offer.name}" + (f"-{version}" if version else ""))
             )
-    return desk.part("teams", offers)
+    return asked("teams", corpus.catalogue, items, offers, plan)
 
 
 def _drawn(corpus: Corpus, items: Sequence[Item], plan: Plan, *, held: bool) -> Part:
     """Items in sets drawn from the taxonomy."""
-    desk = _Desk(corpus.catalogue, items, plan)
     allowed = frozenset(corpus.catalogue.actions) - (frozenset() if held else corpus.held_out)
     wanted = sorted(corpus.held_out) if held else None
     offers: list[Offer] = []
@@ -191,7 +190,7 @@ def _drawn(corpus: Corpus, items: Sequence[Item], plan: Plan, *, held: bool) -> 
         style = rng.choices(perturb.STYLES, (6, 4, 3, 3, 1, 2, 1))[0]
         named = perturb.renamed(changed, style, corpus.catalogue, rng)
         offers.append(msgspec.structs.replace(named, name=f"drawn-{plan.seed}-{number:04}"))
-    return desk.part("drawn", offers)
+    return asked("drawn", corpus.catalogue, items, offers, plan)
 
 
 def _draw(catalogue: Catalogue, allowed: frozenset[str], wanted: Sequence[str] | None, rng: random.Random) -> Offer:
@@ -250,6 +249,11 @@ def _modified(offer: Offer, corpus: Corpus, plan: Plan, rng: random.Random) -> O
     if rng.random() < plan.shortened:
         offer = perturb.shortened(offer, rng)
     return perturb.reordered(offer, rng)
+
+
+def asked(name: str, catalogue: Catalogue, items: Sequence[Item], offers: Sequence[Offer], plan: Plan) -> Part:
+    """Items handed out to offers and perturbed by the plan, as one source."""
+    return _Desk(catalogue, items, plan).part(name, offers)
 
 
 # Items into offers ----------------------------------------------------------------------------------------------------
