@@ -18,7 +18,7 @@ from transformers import BertConfig, BertModel  # noqa: E402
 
 from pointsman.conversation import Turn  # noqa: E402
 from pointsman.routers.encoder import MINILM  # noqa: E402
-from pointsman.training.finetune import Example, Plan, Source, Tuner, draw, soup, sources, train  # noqa: E402
+from pointsman.training.finetune import Example, Plan, Pool, Tuner, draw, soup, sources, train  # noqa: E402
 
 VERBS = ("book", "find", "cancel", "praise")
 THINGS = ("hotel", "train", "table")
@@ -43,8 +43,8 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pool(data: Path) -> dict[str, Source]:
-    return sources(data, ["single", "talk"])
+def pool(data: Path) -> dict[str, list[Pool]]:
+    return sources([data], ["single", "talk"])
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +67,12 @@ def example(policy: str, said: list[str]) -> dict[str, Any]:
     return {"policies": "set", "messages": messages, "turns": [{"index": 0, "policy": policy}]}
 
 
-def test_every_user_turn_is_an_example_with_what_was_said_before(pool: dict[str, Source]) -> None:
-    assert {len(each.turns) for each in pool["talk"].examples[None]} == {3}
-    assert {len(each.turns) for id in THINGS for each in pool["talk"].examples[f"{id}.book"]} == {1}
+def test_every_user_turn_is_an_example_with_what_was_said_before(pool: dict[str, list[Pool]]) -> None:
+    assert {len(each.turns) for each in pool["talk"][0].examples[None]} == {3}
+    assert {len(each.turns) for id in THINGS for each in pool["talk"][0].examples[f"{id}.book"]} == {1}
 
 
-def test_a_step_lays_out_each_policy_once_half_of_them_alike_and_labels_hold(pool: dict[str, Source]) -> None:
+def test_a_step_lays_out_each_policy_once_half_of_them_alike_and_labels_hold(pool: dict[str, list[Pool]]) -> None:
     strangers = 0
     for at in range(100):
         step = draw(pool, at, PLAN)
@@ -86,7 +86,7 @@ def test_a_step_lays_out_each_policy_once_half_of_them_alike_and_labels_hold(poo
     assert 0.05 < strangers / (100 * PLAN.batch) < 0.2
 
 
-def test_a_step_depends_on_its_number_and_the_seed_alone(pool: dict[str, Source]) -> None:
+def test_a_step_depends_on_its_number_and_the_seed_alone(pool: dict[str, list[Pool]]) -> None:
     assert draw(pool, 7, PLAN) == draw(pool, 7, PLAN)
     assert draw(pool, 7, PLAN) != draw(pool, 8, PLAN)
 
@@ -106,7 +106,7 @@ def test_a_conversation_is_made_as_the_router_makes_it(checkpoint: Path) -> None
     assert ours[0].numpy() == pytest.approx(each[0], abs=2e-2)
 
 
-def test_it_learns_and_leaves_the_word_embeddings_alone(checkpoint: Path, pool: dict[str, Source]) -> None:
+def test_it_learns_and_leaves_the_word_embeddings_alone(checkpoint: Path, pool: dict[str, list[Pool]]) -> None:
     tuner = Tuner(checkpoint, MINILM, PLAN)
     words = tuner.bert.embeddings.word_embeddings.weight.clone()
     losses = [tuner.step(pool) for _ in range(PLAN.steps)]
@@ -115,7 +115,7 @@ def test_it_learns_and_leaves_the_word_embeddings_alone(checkpoint: Path, pool: 
 
 
 def test_a_run_that_stopped_goes_on_to_the_same_weights(
-    checkpoint: Path, pool: dict[str, Source], tmp_path: Path
+    checkpoint: Path, pool: dict[str, list[Pool]], tmp_path: Path
 ) -> None:
     plan = Plan(steps=6, batch=4, rate=1e-3)
     (whole := tmp_path / "whole").mkdir()
@@ -138,7 +138,7 @@ def test_a_checkpoint_of_another_plan_is_refused(checkpoint: Path, tmp_path: Pat
 
 
 def test_a_loss_that_is_no_number_stops_the_run_before_it_spoils_the_weights(
-    checkpoint: Path, pool: dict[str, Source]
+    checkpoint: Path, pool: dict[str, list[Pool]]
 ) -> None:
     tuner = Tuner(checkpoint, MINILM, PLAN)
     tuner.scale.data.fill_(float("nan"))

@@ -16,7 +16,7 @@ import math
 import random
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import msgspec
@@ -44,9 +44,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Each team's set comes in so many versions."""
     turns: int = 40
     """User turns judged in each policy set, or a few more."""
-    irrelevant: float = 0.1
+    irrelevant: float = 0.05
     """Items of far-off work, right nowhere in the set,"""
-    withheld: float = 0.12
+    withheld: float = 0.1
     """and items whose policy is not on offer while its siblings are."""
     injected: float = 0.1
     mixed: float = 0.12
@@ -294,11 +294,12 @@ class _Desk:
                 nothing["near" if self.catalogue[work].domain in known else "far"].append(work)
             elif gold is not UNSURE:
                 by_policy[gold].append(work)
+        asked = {work for works in by_policy.values() for work in works}
         judged, seen = 0, set[str]()
         for _ in range(self.plan.turns * 2):
             if judged >= self.plan.turns:
                 return
-            item = self.pick(by_policy, nothing, seen, rng)
+            item = self.pick(by_policy, nothing, asked, seen, rng)
             if item is None:
                 continue
             seen.add(item.id)
@@ -321,10 +322,14 @@ class _Desk:
         self,
         by_policy: Mapping[str, Sequence[str]],
         nothing: Mapping[str, Sequence[str]],
-        seen: set[str],
+        asked: Set[str],
+        seen: Set[str],
         rng: random.Random,
     ) -> Item | None:
-        """An item for a policy drawn evenly, or for none of them; not one of `seen`."""
+        """An item for a policy drawn evenly, or for none of them; not one of `seen`.
+
+        Of those used equally often, one whose turns stay within `asked`, the works that some policy takes.
+        """
         chance = rng.random()
         pools: list[Sequence[str]] = [nothing["near"]] if chance < self.plan.withheld else []
         if chance < self.plan.withheld + self.plan.irrelevant:
@@ -335,7 +340,7 @@ class _Desk:
             if works:
                 left = [item for item in self.asking[rng.choice(works)] if item.id not in seen]
                 if left:
-                    return min(left, key=lambda item: (self.used[item.id], rng.random()))
+                    return min(left, key=lambda item: (self.used[item.id], len(item.works - asked), rng.random()))
         return None
 
     def perturbed(self, told: Talk, item: Item, rng: random.Random) -> Talk:

