@@ -186,13 +186,25 @@ def build_corpus(folder: Path, out: Path, *, written_only: bool, seed: int) -> N
     from pointsman.synth import build, corpus  # noqa: PLC0415
 
     read = corpus.load(folder)
-    parts = build.pack(read, out) if written_only else build.build(read, out, build.Plan(seed=seed))
+    parts = build.packed(read) if written_only else build.built(read, build.Plan(seed=seed))
+    build.write(parts, out)
     for split, made in parts.items():
         for part in made:
             where = out / split / f"{part.name}.jsonl.gz"
             click.echo(
                 f"{where}: {len(part.examples)} examples, {part.turns} labelled turns, {len(part.sets)} policy sets"
             )
+
+
+@corpus.command("report")
+@_folder
+@click.option("--no-vectors", is_flag=True, help="Leave the figures that need the encoder as they are.")
+def report_corpus(folder: Path, *, no_vectors: bool) -> None:
+    """Write the tables and plots of the data card: the marked parts of FOLDER/README.md, and FOLDER/plots."""
+    from pointsman.synth import card, corpus  # noqa: PLC0415
+
+    for written in card.update(folder, corpus.load(folder), vectors=not no_vectors):
+        click.echo(str(written))
 
 
 @corpus.command("check")

@@ -6,8 +6,8 @@
     OUT/heldout/...                the same three of what training never sees, with nothing perturbed
     OUT/policies/<set>.json
 
-`pack` writes what is written, `build` what is made of it (the paper's phase 2). The same corpus, plan and version give
-the same bytes. Knows no model.
+`packed` is what is written, `built` all that is made of it (the paper's phase 2). The same corpus, plan and version
+give the same bytes. Knows no model.
 """
 
 from __future__ import annotations
@@ -78,35 +78,35 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         return sum(len(example.turns) for example in self.examples)
 
 
-def pack(corpus: Corpus, out: Path) -> Mapping[str, Sequence[Part]]:
-    """Write the items as they are, train and held out. What `out` held of a former run is replaced."""
-    parts = {
-        "train": [_plain(corpus, corpus.train, "corpus", "c")],
-        "heldout": [_plain(corpus, corpus.heldout, "corpus", "c"), _teams(corpus, corpus.heldout, HELD_OUT, held=True)],
+Parts = Mapping[str, Sequence[Part]]
+"""Parts by split."""
+
+
+def packed(corpus: Corpus) -> Parts:
+    """The items as they are, train and held out, and the held-out ones in the held-out teams' sets."""
+    return {
+        "train": [_plain(corpus, corpus.train)],
+        "heldout": [_plain(corpus, corpus.heldout), _teams(corpus, corpus.heldout, HELD_OUT, held=True)],
     }
-    write(parts, out)
-    return parts
 
 
-def build(corpus: Corpus, out: Path, plan: Plan) -> Mapping[str, Sequence[Part]]:
-    """Write all parts. What `out` held of a former run is replaced."""
-    parts = {
+def built(corpus: Corpus, plan: Plan) -> Parts:
+    """All that is made of a corpus."""
+    return {
         "train": [
-            _plain(corpus, corpus.train, "corpus", "c"),
+            _plain(corpus, corpus.train),
             _teams(corpus, corpus.train, plan, held=False),
             _drawn(corpus, corpus.train, plan, held=False),
         ],
         "heldout": [
-            _plain(corpus, corpus.heldout, "corpus", "c"),
+            _plain(corpus, corpus.heldout),
             _teams(corpus, corpus.heldout, HELD_OUT, held=True),
             _drawn(corpus, corpus.heldout, HELD_OUT, held=True),
         ],
     }
-    write(parts, out)
-    return parts
 
 
-def write(parts: Mapping[str, Sequence[Part]], out: Path) -> None:
+def write(parts: Parts, out: Path) -> None:
     """Write parts by split, and their policy sets. What `out` held of a former run is replaced."""
     for folder in (*parts, "policies"):
         shutil.rmtree(out / folder, ignore_errors=True)
@@ -127,23 +127,27 @@ SHOWN: Hand = "imperative"
 """The hand in which the whole taxonomy is offered."""
 
 
-def whole(catalogue: Catalogue, name: str) -> PolicySetFile:
+def whole(catalogue: Catalogue) -> PolicySetFile:
     """The taxonomy as one policy set, with its domains as the coarse policies."""
 
     def entry(id: str) -> PolicyEntry:
         return PolicyEntry(name=id, description=catalogue[id].descriptions[SHOWN])
 
     return PolicySetFile(
-        name=name, policies=tuple(map(entry, catalogue.actions)), domains=tuple(map(entry, catalogue.domains))
+        name=WHOLE, policies=tuple(map(entry, catalogue.actions)), domains=tuple(map(entry, catalogue.domains))
     )
 
 
-def _plain(corpus: Corpus, items: Iterable[Item], name: str, prefix: str) -> Part:
+WHOLE = "corpus"
+"""The name of the policy set that is the whole taxonomy."""
+
+
+def _plain(corpus: Corpus, items: Iterable[Item]) -> Part:
     examples = [
         Example(
-            id=f"{prefix}-{item.id}",
+            id=item.id,
             source="corpus",
-            policies=name,
+            policies=WHOLE,
             messages=item.messages,
             turns=tuple(
                 Label(index=turn.index, policy=turn.work, closing="closing" in turn.flags) for turn in item.turns
@@ -152,7 +156,7 @@ def _plain(corpus: Corpus, items: Iterable[Item], name: str, prefix: str) -> Par
         )
         for item in items
     ]
-    return Part(name="corpus", examples=tuple(examples), sets=(whole(corpus.catalogue, name),))
+    return Part(name="corpus", examples=tuple(examples), sets=(whole(corpus.catalogue),))
 
 
 def _meta(item: Item) -> dict[str, object]:
