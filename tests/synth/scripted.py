@@ -32,7 +32,7 @@ class Model(msgspec.Struct):
     async def answer(self, call: Received, wire: Wire) -> None:
         body = call.body.decode()
         digest = hashlib.sha256(call.body).hexdigest()
-        rng = random.Random(digest)  # noqa: S311
+        rng = random.Random(digest)
         first = self.asked[digest] == 0
         await asyncio.sleep(self.slow)
         if (rng.random() < self.trouble / 2) and first:

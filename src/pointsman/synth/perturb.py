@@ -46,25 +46,29 @@ def injected(one: Talk, aside: Talk, rng: random.Random) -> Talk | None:
     head = _first_exchange(aside)
     if not head:
         return None
-    places = [turn.index for turn in one.turns[1:] if "history" not in turn.flags]
-    if _answered(one):
-        places.append(len(one.messages))
+    places = [(turn.index, one) for turn in one.turns[1:] if "history" not in turn.flags]
+    if answered := _answered(one):
+        places.append((len(answered.messages), answered))
     if not places:
         return None
-    return _spliced(one, rng.choice(places), head, "injected")
+    at, told = rng.choice(places)
+    return _spliced(told, at, head, "injected")
 
 
 def mixed(one: Talk, other: Talk, rng: random.Random) -> Talk | None:
-    """`one` up to some turn, all of `other`, and, if it can stand alone, the rest of `one`.
+    """`one` up to some turn, then `other`, and then, if it can stand alone, the rest of `one`.
 
-    None if neither can be: `one` must have been answered before `other` begins, and `other` when `one` goes on.
+    Whichever is followed by something loses a last turn that nobody answered. None if nothing answered is left of it.
     """
-    places = [turn.index for turn in one.turns[1:] if "history" not in turn.flags] if _answered(other) else []
-    if _answered(one):
-        places.append(len(one.messages))
+    places: list[tuple[int, Talk, Talk]] = []
+    if answered := _answered(other):
+        places += [(turn.index, one, answered) for turn in one.turns[1:] if "history" not in turn.flags]
+    if answered := _answered(one):
+        places.append((len(answered.messages), answered, other))
     if not places:
         return None
-    return _spliced(one, rng.choice(places), other, "mixed")
+    at, first, second = rng.choice(places)
+    return _spliced(first, at, second, "mixed")
 
 
 def _first_exchange(one: Talk) -> Talk | None:
@@ -78,10 +82,18 @@ def _first_exchange(one: Talk) -> Talk | None:
     return Talk(messages=one.messages[:end], turns=one.turns[:1], items=one.items, done=one.done)
 
 
-def _answered(one: Talk) -> bool:
-    """Whether the last word is the assistant's, so that a user turn may follow."""
-    last = one.messages[-1]
-    return last.get("role") == "assistant" and "tool_calls" not in last
+def _answered(one: Talk) -> Talk | None:
+    """`one` up to its last answer, so that a user turn may follow."""
+
+    def ends(messages: Sequence[Mapping[str, object]]) -> bool:
+        return bool(messages) and messages[-1].get("role") == "assistant" and "tool_calls" not in messages[-1]
+
+    if ends(one.messages):
+        return one
+    last = one.turns[-1].index
+    if not ends(one.messages[:last]) or len(one.turns) == 1:
+        return None
+    return msgspec.structs.replace(one, messages=one.messages[:last], turns=one.turns[:-1])
 
 
 def _spliced(one: Talk, at: int, part: Talk, how: str) -> Talk:
