@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench corpus corpus-data corpus-check corpus-report clean
 
 demo: .venv/.demo  ## route real conversations through the gateway with the embedded router; no key
 	$(BIN)/pointsman demo
@@ -23,6 +23,18 @@ format: .venv/.dev  ## rewrite to the house style
 bench: .venv/.dev  ## measure: decision latency, then the gateway beside nginx (needs nginx, wrk and gcc)
 	$(BIN)/python benches/decision/bench.py
 	$(BIN)/python benches/gateway/bench.py
+
+corpus: .venv/.dev  ## all that is made of the written corpus, into build/corpus: train/, heldout/, policies/
+	$(BIN)/pointsman corpus build corpus --out build/corpus
+
+corpus-data: .venv/.dev  ## corpus/data anew from what is written: after an edit of corpus/{taxonomy,written,sets}
+	$(BIN)/pointsman corpus build corpus --written-only --out corpus/data
+
+corpus-check: .venv/.dev  ## duplicates, contamination, languages, personal data ...; AGAINST=FOLDER of other data sets
+	$(BIN)/pointsman corpus check corpus $(if $(AGAINST),--against $(AGAINST))
+
+corpus-report: .venv/.dev  ## the tables and plots of corpus/README.md
+	$(BIN)/pointsman corpus report corpus
 
 clean:
 	rm -rf .venv dist build .pytest_cache .ruff_cache .hypothesis
