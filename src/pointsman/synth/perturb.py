@@ -225,7 +225,7 @@ def reworded(offer: Offer, catalogue: Catalogue, rng: random.Random) -> Offer:
         if entry.policy.description not in works.values():
             return entry
         others: list[Hand] = [hand for hand in HANDS if works[hand] != entry.policy.description]
-        return _with(entry, description=works[rng.choice(others)])
+        return _with(entry, description=works[rng.choice(others)]) if others else entry
 
     return msgspec.structs.replace(offer, entries=tuple(map(told, offer.entries)))
 
