@@ -17,21 +17,18 @@ TOLD = {
 }
 
 
+HEAD = """# What the corpus is worth
+
+MiniLM fine-tuned for 600 steps of 32 turns, by one recipe, on (a) the public pool, (b) the corpus, (c) both, and as
+published; int8; zero-shot on development sets that none of them holds. Turns right in percent, and half of the 95 %
+interval. Confidence and "none" are calibrated as for the weights that ship, for all four; so the best policy without
+"none" is given too. Made by `runs/corpus-proof.sh` and `python benches/corpus/tables.py`.
+"""
+
+
 def main() -> None:
     report = read(HERE / "proof.json")
-    print("# What the corpus is worth\n")
-    print(
-        "MiniLM fine-tuned for 600 steps of 32 turns with the same recipe on (a) the public pool, (b) the corpus, (c) both, and"
-    )
-    print(
-        "as published; int8; zero-shot on development sets that none of them holds. Turns right in percent and half of their"
-    )
-    print(
-        "95 % interval. Made by `runs/corpus-proof.sh` and `python benches/corpus/tables.py`. The calibration of confidence"
-    )
-    print(
-        'and of "none" is that of the weights that ship, for all four; where it matters the best policy without "none" is given too.\n'
-    )
+    print(HEAD)
     print(f"Pointsman {report.pointsman}, conversations {report.conversations}, run {report.fingerprint}.")
     for size in (0, 10):
         print(f"\n## {'Ten policies' if size else 'The whole set'} on offer\n")

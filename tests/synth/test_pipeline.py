@@ -30,7 +30,7 @@ class Bench:
 
     def __init__(self, folder: Path, upstream: FakeUpstream) -> None:
         self.folder, self.upstream = folder, upstream
-        text = (ROOT / "examples" / "coding-tools.yaml").read_text()
+        text = (ROOT / "examples" / "coding.yaml").read_text()
         entry = f'openai: {{key: "${{OPENAI_API_KEY}}", base_url: "{upstream.url}"}}'
         self.policy_file = folder / "coding.yaml"
         self.policy_file.write_text(text.replace('openai: {key: "${OPENAI_API_KEY}"}', entry))
