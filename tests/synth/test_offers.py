@@ -68,6 +68,7 @@ CASES: list[tuple[str, Offer, str | None, Gold]] = [
     ),
     ("strict: another domain is none", offer(a="legal.review", strict=True), "cooking.plan", None),
     ("strict: near what is covered", offer(a="legal.draft", strict=True), "writing.mail", UNSURE),
+    ("outside within a covered domain", offer(a="legal", outside=("legal.rights",)), "legal.rights", None),
     ("outside as a domain", offer(a="legal.draft", strict=True, outside=("writing",)), "writing.mail", None),
     (
         "outside, but this action is unsure",

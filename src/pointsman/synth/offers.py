@@ -78,17 +78,20 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if work is None:
             return None
         domain = work.partition(".")[0]
-        for level in (work, domain):
-            policies = self._covered.get(level)
-            if policies:
-                exact = level == work
-                sure = len(policies) == 1 and (exact or (work not in self.unsure and not self._rivals(work, catalogue)))
-                return policies[0] if sure else UNSURE
-        if work in self.outside or domain in self.outside:
-            return UNSURE if work in self.unsure else None
-        if self.strict:
-            return UNSURE if domain in self._mentioned or self._rivals(work, catalogue) else None
-        return UNSURE if work in self.unsure or domain in self.unsure or self._rivals(work, catalogue) else None
+        if policies := self._covered.get(work):
+            return policies[0] if len(policies) == 1 else UNSURE
+        # What is said of the action itself goes before what is said of its domain.
+        if work in self.unsure:
+            return UNSURE
+        if work in self.outside:
+            return None
+        if policies := self._covered.get(domain):
+            return UNSURE if len(policies) > 1 or self._rivals(work, catalogue) else policies[0]
+        if domain in self.outside:
+            return None
+        if domain in self.unsure or self._rivals(work, catalogue):
+            return UNSURE
+        return UNSURE if self.strict and domain in self._mentioned else None
 
     def _rivals(self, work: str, catalogue: Catalogue) -> bool:
         """Whether a policy covers something near `work`."""
