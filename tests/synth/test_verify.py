@@ -40,7 +40,7 @@ def of(found: Iterable[Finding], severity: str = "error") -> list[str]:
         (LONG, LONG.upper() + "!", ["duplicate"]),
         (LONG, f"hello, {LONG}", ["near-duplicate"]),
         (LONG, "the tide table for the large harbour is right on most Sundays, so who wrote it in March?", []),
-        ("Good morning", "good morning!", ["duplicate"]),
+        ("Freeze it", "freeze it!", ["duplicate"]),
     ],
 )
 def test_duplicates(one: str, other: str, found: list[str]) -> None:
@@ -228,3 +228,13 @@ def test_build_and_report(folder: Path, tmp_path: Path) -> None:
     done = run.invoke(main, ["corpus", "report", str(folder), "--no-vectors"])
     assert done.exit_code == 2
     assert "has no <!-- counts -->" in done.stderr
+
+
+def test_a_sample_is_the_same_for_a_seed(folder: Path) -> None:
+    one, again, other = (
+        CliRunner().invoke(main, ["corpus", "sample", str(folder), "--count", "5", "--seed", seed]).stdout
+        for seed in ("1", "1", "2")
+    )
+    assert one == again != other
+    assert one.count("written/") == 5
+    assert "user " in one

@@ -207,6 +207,29 @@ def report_corpus(folder: Path, *, no_vectors: bool) -> None:
         click.echo(str(written))
 
 
+@corpus.command("sample")
+@_folder
+@click.option("--count", type=click.IntRange(1), default=40, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True)
+def sample_corpus(folder: Path, *, count: int, seed: int) -> None:
+    """Print items drawn at random, to be read: the place, then every turn with its label."""
+    import random  # noqa: PLC0415
+
+    from pointsman.synth import corpus  # noqa: PLC0415
+
+    items = corpus.load(folder).items
+    for item in random.Random(seed).sample(items, min(count, len(items))):  # noqa: S311 - reproducible is the point
+        click.secho(
+            f"\n{folder}/written/{item.domain}.txt:{item.line} ({item.language}, {item.form or 'talk'})", bold=True
+        )
+        labels = {turn.index: turn for turn in item.turns}
+        for at, message in enumerate(item.messages):
+            turn = labels.get(at)
+            said = " ".join([turn.work or "-", *sorted(turn.flags)]) if turn else ""
+            click.secho(f"{message['role']} {said}".rstrip(), dim=True)
+            click.echo(message.get("content") or message.get("tool_calls"))
+
+
 @corpus.command("check")
 @_folder
 @click.option("--against", type=_path, multiple=True, help="Data folders or files that must not be in the corpus.")

@@ -93,7 +93,7 @@ def duplicates(these: Sequence[Text]) -> Iterator[Finding]:
     first: dict[tuple[str, ...], Text] = {}
     for each in these:
         said = tuple(words(each.text))
-        if len(said) >= _SAID_ONCE or (each.first and len(said) > 1):
+        if len(said) >= _SAID_ONCE or (each.first and each.work and len(said) > 1):
             other = first.setdefault(said, each)
             if other is not each:
                 yield _found("duplicate", "error", each, f"says the same as {other.file}:{other.line}")
@@ -164,8 +164,12 @@ _ENOUGH = 5
 
 
 def near_in_meaning(these: Sequence[Text], vectors: Floats, foreign: Mapping[str, Floats]) -> Iterator[Finding]:
-    """First requests whose vector is nearly that of another one, or of a foreign text. `vectors` [n, d] are theirs."""
-    long = [at for at, each in enumerate(these) if each.first and len(words(each.text)) >= _ENOUGH]
+    """First requests whose vector is nearly that of another one, or of a foreign text. `vectors` [n, d] are theirs.
+
+    English ones alone: of other scripts the encoder sees little but that they are others.
+    """
+    kept = (each.first and each.language == "en" and len(words(each.text)) >= _ENOUGH for each in these)
+    long = [at for at, keep in enumerate(kept) if keep]
     own = vectors[long]
     for start in range(0, len(long), 1024):
         cosines = cast("Floats", own[start : start + 1024] @ own.T)
