@@ -78,20 +78,17 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if work is None:
             return None
         domain = work.partition(".")[0]
+        # What is said of the action itself goes before what is said of its domain.
         if policies := self._covered.get(work):
             return policies[0] if len(policies) == 1 else UNSURE
-        # What is said of the action itself goes before what is said of its domain.
-        if work in self.unsure:
-            return UNSURE
-        if work in self.outside:
-            return None
+        if work in self.unsure or work in self.outside:
+            return UNSURE if work in self.unsure else None
         if policies := self._covered.get(domain):
-            return UNSURE if len(policies) > 1 or self._rivals(work, catalogue) else policies[0]
+            return policies[0] if len(policies) == 1 and not self._rivals(work, catalogue) else UNSURE
         if domain in self.outside:
             return None
-        if domain in self.unsure or self._rivals(work, catalogue):
-            return UNSURE
-        return UNSURE if self.strict and domain in self._mentioned else None
+        argued = domain in self.unsure or self._rivals(work, catalogue) or (self.strict and domain in self._mentioned)
+        return UNSURE if argued else None
 
     def _rivals(self, work: str, catalogue: Catalogue) -> bool:
         """Whether a policy covers something near `work`."""
