@@ -299,6 +299,8 @@ class _Desk:
             elif gold is not UNSURE:
                 by_policy[gold].append(work)
         asked = {work for works in by_policy.values() for work in works}
+        # A conversation is mostly joined with one that the set has policies for, too.
+        partners = [item for item in self.openers if item.works <= asked] or self.openers
         judged, seen = 0, set[str]()
         for _ in range(self.plan.turns * 2):
             if judged >= self.plan.turns:
@@ -307,7 +309,7 @@ class _Desk:
             if item is None:
                 continue
             seen.add(item.id)
-            told = self.perturbed(perturb.talk(item), item, rng)
+            told = self.perturbed(item, partners if rng.random() < 0.7 else self.openers, rng)
             turns = tuple(self.labels(told, offer))
             if not turns:
                 continue
@@ -347,12 +349,12 @@ class _Desk:
                     return min(left, key=lambda item: (self.used[item.id], len(item.works - asked), rng.random()))
         return None
 
-    def perturbed(self, told: Talk, item: Item, rng: random.Random) -> Talk:
-        plan = self.plan
+    def perturbed(self, item: Item, partners: Sequence[Item], rng: random.Random) -> Talk:
+        plan, told = self.plan, perturb.talk(item)
         if self.openers and len(item.turns) > 1 and rng.random() < plan.injected:
             told = perturb.injected(told, perturb.talk(rng.choice(self.openers)), rng) or told
         if self.openers and rng.random() < plan.mixed:
-            other = perturb.talk(rng.choice(self.openers))
+            other = perturb.talk(rng.choice(partners))
             # A request alone has no answer, so that it goes behind another's conversation and not before it.
             pair = (told, other) if len(item.turns) > 1 else (other, told)
             told = perturb.mixed(*pair, rng) or told
