@@ -230,6 +230,35 @@ def sample_corpus(folder: Path, *, count: int, seed: int) -> None:
             click.echo(message.get("content") or message.get("tool_calls"))
 
 
+@corpus.command("blind")
+@_folder
+@click.option("--count", type=click.IntRange(1), default=300, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--labels", type=_path, help="A reader's labels: JSON lines of item, index, label (a name or null).")
+def blind_corpus(folder: Path, count: int, seed: int, labels: Path | None) -> None:
+    """Print sheets to be labelled blind, JSON lines; or, with --labels, write FOLDER/review/blind.jsonl."""
+    import msgspec  # noqa: PLC0415
+
+    from pointsman.synth import blind, corpus  # noqa: PLC0415
+
+    read = corpus.load(folder)
+    if labels is None:
+        for sheet in blind.sheets(read, count=count, seed=seed):
+            click.echo(msgspec.json.encode(sheet))
+        return
+    try:
+        said = [
+            msgspec.json.decode(line, type=blind.Label) for line in labels.read_bytes().splitlines() if line.strip()
+        ]
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{labels} holds no labels: {error}") from None
+    made = blind.compared(read, said)
+    (folder / "review").mkdir(exist_ok=True)
+    (folder / "review" / "blind.jsonl").write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in made))
+    alike = sum(each.label == each.again for each in made)
+    click.echo(f"{alike} of {len(made)} alike; {len(said) - len(made)} labels are of turns that are gone")
+
+
 @corpus.command("check")
 @_folder
 @click.option("--against", type=_path, multiple=True, help="Data folders or files that must not be in the corpus.")

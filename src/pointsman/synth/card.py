@@ -16,6 +16,7 @@ import msgspec
 
 from pointsman.errors import DataError, Problem
 from pointsman.synth import build, figures
+from pointsman.synth.blind import Verdict
 from pointsman.synth.build import Parts
 from pointsman.synth.checks import embedded
 from pointsman.synth.corpus import Corpus
@@ -31,15 +32,6 @@ class Review(msgspec.Struct, frozen=True, kw_only=True):
     relabelled: int
     dropped: int
     reasons: Mapping[str, int]
-
-
-class Blind(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of `review/blind.jsonl`: a turn labelled again by a reader who did not see its label."""
-
-    item: str
-    index: int
-    label: str | None
-    again: str | None
 
 
 def update(folder: Path, corpus: Corpus, *, vectors: bool) -> list[Path]:
@@ -168,14 +160,15 @@ def _reviews(folder: Path) -> list[str]:
         said.append(_table(("second look", ""), rows))
     blind = folder / "blind.jsonl"
     if blind.exists():
-        lines = [msgspec.json.decode(line, type=Blind) for line in blind.read_bytes().splitlines()]
+        lines = [msgspec.json.decode(line, type=Verdict) for line in blind.read_bytes().splitlines()]
         alike = sum(line.label == line.again for line in lines)
-        said.append(
-            _table(
-                ("blind labels", ""),
-                [("turns", f"{len(lines):,}"), ("the same label", f"{alike:,} ({_share(alike, len(lines))})")],
-            )
-        )
+        near = sum(line.label != line.again and line.near for line in lines)
+        rows = [
+            ("turns", f"{len(lines):,}"),
+            ("the same label", _of(alike, len(lines))),
+            ("another, which the taxonomy calls near", _of(near, len(lines))),
+        ]
+        said.append(_table(("blind labels", ""), rows))
     return said
 
 
