@@ -97,7 +97,9 @@ def duplicates(these: Sequence[Text]) -> Iterator[Finding]:
             other = first.setdefault(said, each)
             if other is not each:
                 yield _found("duplicate", "error", each, f"says the same as {other.file}:{other.line}")
-    shingles = [_shingles(words(each.text)) for each in these]
+    # Of a short turn ("and on the way back?") no share tells anything.
+    spoken = [words(each.text) for each in these]
+    shingles = [_shingles(said if len(said) >= _SAID_ONCE else ()) for said in spoken]
     holders: dict[int, list[int]] = defaultdict(list)
     for at, hashes in enumerate(shingles):
         for each in hashes:
