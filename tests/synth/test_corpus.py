@@ -37,7 +37,8 @@ def test_it_has_the_breadth_that_a_router_needs(written: Corpus) -> None:
     assert measured.least_conversations >= 2
     assert sum(count >= 20 for count in measured.languages.values()) >= 8
     sizes = [len(offer.entries) for offer in written.sets]
-    assert (min(sizes), max(sizes)) == (3, 40)
+    assert min(sizes) >= 3
+    assert max(sizes) <= build.LARGEST
     assert all(2 <= len(item.turns) <= 8 for item in written.items if not item.form)
 
 
