@@ -109,9 +109,10 @@ def test_all_that_the_paper_does_is_done(written: Corpus) -> None:
 def test_items_are_used_evenly(written: Corpus) -> None:
     _, _, drawn = build.built(written, PLAN)["train"]
     used = [each.meta["items"][0] for each in drawn.examples]  # type: ignore[index]
-    counts = [used.count(item.id) for item in written.train]
-    assert min(counts) > 0
-    assert max(counts) <= 6 * max(1, min(counts))
+    counts = sorted(used.count(item.id) for item in written.train)
+    assert counts[0] > 0
+    # A small set may have one policy that few items ask for; the middle half is what tells.
+    assert counts[3 * len(counts) // 4] <= 2 * counts[len(counts) // 4]
 
 
 def test_the_whole_taxonomy_has_its_domains(folder: Path) -> None:
