@@ -23,9 +23,10 @@ class Offered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sheet(msgspec.Struct, frozen=True, kw_only=True):
-    """What the reader sees. `messages` end with the user turn to be labelled, which is number `index` of the item's."""
+    """What the reader sees. `messages` end with the user turn to be labelled, at place `index` of the item's."""
 
     item: str
+    """The item's id without its domain, which would tell the reader half of the label."""
     index: int
     messages: tuple[dict[str, object], ...]
     policies: tuple[Offered, ...]
@@ -62,21 +63,25 @@ def _sheet(item: Item, turn: Turn, corpus: Corpus, rng: random.Random) -> Sheet:
     offered = [id for domain in (home, *others) for id in corpus.catalogue.domains[domain]]
     rng.shuffle(offered)
     return Sheet(
-        item=item.id,
+        item=_anonymous(item.id),
         index=turn.index,
         messages=item.messages[: turn.index + 1],
         policies=tuple(Offered(name=id, description=corpus.catalogue[id].descriptions[SHOWN]) for id in offered),
     )
 
 
+def _anonymous(id: str) -> str:
+    return id.rpartition("-")[2]
+
+
 def compared(corpus: Corpus, labels: Sequence[Label]) -> list[Verdict]:
     """The reader's labels beside the corpus's, for the turns that are still there, in the order given."""
-    items: Mapping[str, Item] = {item.id: item for item in corpus.items}
+    items: Mapping[str, Item] = {_anonymous(item.id): item for item in corpus.items}
     made: list[Verdict] = []
     for said in labels:
-        turns = items[said.item].turns if said.item in items else ()
-        for turn in turns:
-            if turn.index == said.index:
+        item = items.get(_anonymous(said.item))
+        for turn in item.turns if item else ():
+            if item and turn.index == said.index:
                 near = bool(turn.work and said.label in corpus.catalogue.neighbours[turn.work])
-                made.append(Verdict(item=said.item, index=said.index, label=turn.work, again=said.label, near=near))
+                made.append(Verdict(item=item.id, index=said.index, label=turn.work, again=said.label, near=near))
     return made
