@@ -220,7 +220,7 @@ def test_a_run_goes_on_after_it_was_stopped(data: Path, tmp_path: Path) -> None:
     slow.write_text(
         "import asyncio\nfrom pointsman.evals.baselines import WordOverlap\n\n\n"
         "class Slow(WordOverlap):\n    async def score(self, conversation, policies):\n"
-        "        await asyncio.sleep(0.05)\n        return await super().score(conversation, policies)\n"
+        "        await asyncio.sleep(0.3)\n        return await super().score(conversation, policies)\n"
     )
     out = tmp_path / "r.json"
     command = ["--data", data, "--router", f"{slow}:Slow", "--size", "all", "--out", out]
@@ -238,6 +238,7 @@ def test_a_run_goes_on_after_it_was_stopped(data: Path, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "--resume goes on from there" in said
     assert not out.exists()
+    slow.write_text(slow.read_text().replace("0.3", "0"))
     done = run(*command, "--resume")
     assert done.exit_code == 0, done.output
     whole = tmp_path / "whole.json"
