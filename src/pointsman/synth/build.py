@@ -34,6 +34,10 @@ LARGEST = 40
 """Policies on offer at most, but for the whole taxonomy."""
 
 
+ENOUGH_MISSES = 6
+"""Draws of a policy for which no item is left, until a policy set is done with."""
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides what is built, but for the corpus. Shares are of all examples or offers."""
 
@@ -301,12 +305,12 @@ class _Desk:
         asked = {work for works in by_policy.values() for work in works}
         # A conversation is mostly joined with one that the set has policies for, too.
         partners = [item for item in self.openers if item.works <= asked] or self.openers
-        judged, seen = 0, set[str]()
-        for _ in range(self.plan.turns * 2):
-            if judged >= self.plan.turns:
-                return
+        judged, missed, seen = 0, 0, set[str]()
+        # Once little is left that a policy takes, going on would only fill up with what none does.
+        while by_policy and judged < self.plan.turns and missed < ENOUGH_MISSES:
             item = self.pick(by_policy, nothing, asked, seen, rng)
             if item is None:
+                missed += 1
                 continue
             seen.add(item.id)
             told = self.perturbed(item, partners if rng.random() < 0.7 else self.openers, rng)
