@@ -2,7 +2,7 @@
 # Does the corpus help? The encoder fine-tuned alike on (a) the public pool, (b) the corpus, (c) both, and measured
 # zero-shot on sets that none of them holds. benches/corpus/RESULTS.md is the table, docs/lab/LOG.md says what it led to.
 #
-# Cost: 600 steps of 32 turns each: 9, 13 and 11 minutes on one core; the evaluation 8 minutes; 3 GB of memory; no GPU.
+# Cost: 600 steps of 32 turns each: 9, 14 and 12 minutes on one core; the evaluation 3 minutes; 3 GB of memory; no GPU.
 # Made: benches/corpus/proof.json. Last run: 2026-11-24.
 # Needs: pip install 'pointsman[train]', and DATA, the folder of the routing data (train/, dev/, policies/).
 # Run again, it goes on.

@@ -23,7 +23,8 @@ MiniLM fine-tuned for 600 steps of 32 turns, by one recipe, on (a) the public po
 published; int8; zero-shot on development sets that none of them holds. Turns right in percent, and half of the 95 %
 interval. Confidence and "none" are calibrated as for the weights that ship, for all four; so the best policy without
 "none" is given too. The corpus was that of digest 36a9b6ba2bcae474, before the last of the second looks, which changed
-one item in fourteen of the domains still to be looked at, most of them in a flag only. Made by `runs/corpus-proof.sh` and `python benches/corpus/tables.py`.
+one item in fourteen of the domains still to be looked at, most of them in a flag only. Made by `runs/corpus-proof.sh`
+and `python benches/corpus/tables.py`.
 """
 
 
