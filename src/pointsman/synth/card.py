@@ -115,7 +115,10 @@ def _amounts(measured: Figures) -> list[tuple[str, str]]:
         ("domains", f"{measured.domains}"),
         ("actions", f"{measured.actions}"),
         ("descriptions, five hands each", f"{measured.descriptions:,}"),
-        ("policy sets", f"{measured.sets}, of {measured.set_sizes.p5:.0f} to {measured.set_sizes.p95:.0f} policies"),
+        (
+            "policy sets",
+            f"{measured.sets}, nine in ten of {measured.set_sizes.p5:.0f} to {measured.set_sizes.p95:.0f} policies",
+        ),
         ("first requests", f"{measured.requests:,}"),
         ("for an action", f"{measured.least_requests} at least, {per_action.p50:.0f} in the middle"),
         ("conversations", f"{measured.conversations:,}, {measured.with_tools} of them with tool calls"),
@@ -153,7 +156,7 @@ def _reviews(folder: Path) -> list[str]:
         rows = [
             ("items looked at", f"{total:,}"),
             ("rewritten", _of(sum(each.rewritten for each in made), total)),
-            ("labelled otherwise", _of(sum(each.relabelled for each in made), total)),
+            ("label or flags changed", _of(sum(each.relabelled for each in made), total)),
             ("dropped", _of(sum(each.dropped for each in made), total)),
             *((f"for: {reason}", f"{count:,}") for reason, count in reasons.most_common()),
         ]
