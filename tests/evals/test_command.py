@@ -225,7 +225,11 @@ def test_a_run_goes_on_after_it_was_stopped(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.json"
     command = ["--data", data, "--router", f"{slow}:Slow", "--size", "all", "--out", out]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pointsman", "eval", *map(str, command)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "pointsman", "eval", *map(str, command)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A suite that runs in the background has SIGINT ignored, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     kept = evaluate.journal_path(out)
     deadline = time.monotonic() + 30
