@@ -229,7 +229,7 @@ def test_a_run_goes_on_after_it_was_stopped(data: Path, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         # A suite that runs in the background has SIGINT ignored, and its children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
     )
     kept = evaluate.journal_path(out)
     deadline = time.monotonic() + 30
