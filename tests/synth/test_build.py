@@ -35,13 +35,27 @@ def loaded(folder: Path, split: str) -> Dataset:
 
 
 def test_the_same_bytes_each_time_whatever_was_there(written: Corpus, folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "old.jsonl.gz").write_bytes(b"left by a former run")
+    build.write(build.built(written, msgspec.structs.replace(PLAN, drawn=60)), tmp_path)
     random.seed(4)
     build.write(build.built(written, PLAN), tmp_path)
     files = {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.*")}
     assert {file.relative_to(tmp_path): file.read_bytes() for file in tmp_path.rglob("*.*")} == files
     assert len(files) > 40
+
+
+def test_nothing_of_anybody_elses_is_replaced(written: Corpus, tmp_path: Path) -> None:
+    mine = tmp_path / "train" / "mine.jsonl.gz"
+    theirs = tmp_path / "train" / "corpus.jsonl.gz"
+    mine.parent.mkdir()
+    mine.write_bytes(b"a year of labels")
+    theirs.write_bytes(b"another corpus")
+    with pytest.raises(DataError, match=r"corpus\.jsonl\.gz: is there, and was not made by this command"):
+        build.write(build.packed(written), tmp_path)
+    assert {file.name for file in tmp_path.rglob("*.*")} == {"mine.jsonl.gz", "corpus.jsonl.gz"}
+    theirs.unlink()
+    for _ in range(2):
+        build.write(build.packed(written), tmp_path)
+    assert mine.read_bytes() == b"a year of labels"
 
 
 def test_another_seed_builds_something_else(written: Corpus) -> None:

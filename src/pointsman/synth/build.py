@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import random
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -23,6 +22,7 @@ import msgspec
 
 from pointsman import dataset
 from pointsman.dataset import Example, Label, PolicyEntry, PolicySetFile
+from pointsman.errors import DataError, Problem
 from pointsman.synth import perturb
 from pointsman.synth.catalogue import HANDS, Catalogue, Hand
 from pointsman.synth.corpus import Corpus
@@ -32,7 +32,6 @@ from pointsman.synth.written import Item
 
 LARGEST = 40
 """Policies on offer at most, but for the whole taxonomy."""
-
 
 ENOUGH_MISSES = 6
 """Draws of a policy for which no item is left, until a policy set is done with."""
@@ -65,7 +64,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 HELD_OUT = Plan(
-    seed=2, drawn=60, versions=1, injected=0.0, mixed=0.0, careless=0.0, shortened=0.0, distracted=0.0, taken_out=0.0
+    seed=2,
+    drawn=60,
+    versions=1,
+    injected=0.0,
+    mixed=0.0,
+    careless=0.0,
+    reworded=0.0,
+    shortened=0.0,
+    distracted=0.0,
+    look_alike=0.0,
+    taken_out=0.0,
 )
 """The part that is evaluated: nothing in it is perturbed."""
 
@@ -110,15 +119,38 @@ def built(corpus: Corpus, plan: Plan) -> Parts:
     }
 
 
+MANIFEST = "MADE"
+"""The file that lists what was written beside it, so that the next run replaces that and nothing else."""
+
+
 def write(parts: Parts, out: Path) -> None:
-    """Write parts by split, and their policy sets. What `out` held of a former run is replaced."""
-    for folder in (*parts, "policies"):
-        shutil.rmtree(out / folder, ignore_errors=True)
+    """Write parts by split, and their policy sets. What `out` held of a former run is replaced.
+
+    Raises DataError, with nothing changed, if a file stands in the way that no such run has made.
+    """
+    wanted: dict[Path, Sequence[Example] | PolicySetFile] = {}
     for split, made in parts.items():
         for part in made:
-            dataset.dump(out / split / f"{part.name}.jsonl.gz", part.examples)
-            for each in part.sets:
-                dataset.dump_policies(out / "policies", each)
+            wanted[out / split / f"{part.name}.jsonl.gz"] = part.examples
+            wanted |= {out / "policies" / f"{each.name}.json": each for each in part.sets}
+    manifest = out / MANIFEST
+    before = {out / line for line in manifest.read_text().splitlines()} if manifest.exists() else set[Path]()
+    foreign = sorted(file for file in wanted if file.exists() and file not in before)
+    if foreign:
+        said = "is there, and was not made by this command"
+        raise DataError([Problem(path="", message=said, mend="give another --out", file=str(foreign[0]))])
+    out.mkdir(parents=True, exist_ok=True)
+    # Before the files themselves: what a killed run leaves half done is the next one's to replace.
+    names = sorted(file.relative_to(out).as_posix() for file in wanted.keys() | before)
+    manifest.write_text("".join(f"{name}\n" for name in names))
+    for file in before - wanted.keys():
+        file.unlink(missing_ok=True)
+    for file, content in wanted.items():
+        if isinstance(content, PolicySetFile):
+            dataset.dump_policies(file.parent, content)
+        else:
+            dataset.dump(file, content)
+    manifest.write_text("".join(f"{file.relative_to(out).as_posix()}\n" for file in sorted(wanted)))
 
 
 def _rng(*key: object) -> random.Random:
@@ -130,6 +162,9 @@ def _rng(*key: object) -> random.Random:
 SHOWN: Hand = "imperative"
 """The hand in which the whole taxonomy is offered."""
 
+WHOLE = "corpus"
+"""The name of the policy set that is the whole taxonomy."""
+
 
 def whole(catalogue: Catalogue) -> PolicySetFile:
     """The taxonomy as one policy set, with its domains as the coarse policies."""
@@ -140,10 +175,6 @@ def whole(catalogue: Catalogue) -> PolicySetFile:
     return PolicySetFile(
         name=WHOLE, policies=tuple(map(entry, catalogue.actions)), domains=tuple(map(entry, catalogue.domains))
     )
-
-
-WHOLE = "corpus"
-"""The name of the policy set that is the whole taxonomy."""
 
 
 def _plain(corpus: Corpus, items: Iterable[Item]) -> Part:
@@ -272,7 +303,6 @@ class _Desk:
 
     def __init__(self, catalogue: Catalogue, items: Sequence[Item], plan: Plan) -> None:
         self.catalogue, self.plan = catalogue, plan
-        self.items = items
         self.used: Counter[str] = Counter()
         self.asking: dict[str, list[Item]] = defaultdict(list)
         for item in items:

@@ -156,9 +156,6 @@ def _grams(said: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 # Vectors --------------------------------------------------------------------------------------------------------------
 
-Embed = Callable[[str], Floats]
-"""A text's unit vector."""
-
 _MEANS_THE_SAME = 0.9
 _FOREIGN_MEANS_THE_SAME = 0.9
 # Of turns shorter than this the vector says little but their length.
