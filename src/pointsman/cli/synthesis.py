@@ -194,6 +194,7 @@ def build_corpus(folder: Path, out: Path, *, written_only: bool, seed: int) -> N
             click.echo(
                 f"{where}: {len(part.examples)} examples, {part.turns} labelled turns, {len(part.sets)} policy sets"
             )
+    click.echo(f"corpus {read.digest}")
 
 
 @corpus.command("report")
