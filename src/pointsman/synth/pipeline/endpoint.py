@@ -170,6 +170,8 @@ class Asker:
         said = ""
         for attempt in range(1, self.limits.tries + 1):
             await self._pace(model)
+            if self._draining:
+                raise BudgetSpent("nothing more is asked")
             try:
                 async with asyncio.timeout(self.limits.timeout):
                     return await self._call(model, prompt, seed)
