@@ -1,14 +1,18 @@
 # Two commands for everyone: `make demo` and `make test`. Each makes its own .venv and installs what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+TORCH ?= torch
 
-.PHONY: demo test check format bench corpus corpus-data corpus-check corpus-report clean
+.PHONY: demo test test-train check format bench corpus corpus-data corpus-check corpus-report clean
 
 demo: .venv/.demo  ## route real conversations through the gateway with the embedded router; no key
 	$(BIN)/pointsman demo
 
 test: .venv/.dev  ## the whole suite
 	$(BIN)/pytest
+
+test-train: .venv/.train  ## the tests of training, which `make test` skips: they need torch (TORCH: which one to install)
+	$(BIN)/pytest tests/training
 
 check: .venv/.dev  ## lint, types, layers
 	$(BIN)/ruff format --check .
@@ -50,4 +54,9 @@ clean:
 
 .venv/.dev: .venv/.python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+.venv/.train: .venv/.dev pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,train]'
 	touch $@

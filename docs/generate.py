@@ -35,10 +35,16 @@ def _cli() -> str:
     text = (
         _NOTE + "# Command line\n\nExit codes: 0 fine, 1 the work found a failure, 2 bad usage or a bad policy file.\n"
     )
-    above = click.Context(main, info_name="pointsman", **main.context_settings)
-    for name, command in sorted(main.commands.items()):
+    return text + _commands(main, click.Context(main, info_name="pointsman", **main.context_settings))
+
+
+def _commands(group: click.Group, above: click.Context) -> str:
+    text = ""
+    for name, command in sorted(group.commands.items()):
         context = click.Context(command, info_name=name, parent=above, max_content_width=100)
-        text += f"\n## pointsman {name}\n\n```text\n{command.get_help(context)}\n```\n"
+        text += f"\n## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
+        if isinstance(command, click.Group):
+            text += _commands(command, context)
     return text
 
 

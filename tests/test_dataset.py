@@ -267,6 +267,87 @@ def test_examples_come_from_the_training_part_of_the_same_source(folder: Path) -
         dataset.shown(dataset.load(folder), folder / "nowhere", 3, seed=0)
 
 
+# Conversations that nobody needs to have labelled
+
+
+def asked(text: str, **more: object) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": text}], **more}
+
+
+def unread(file: Path, **options: bool) -> list[str]:
+    with pytest.raises(DataError) as caught:
+        dataset.unlabelled(file, **options)
+    return [problem.located() for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.jsonl.gz"])
+def test_labelled_and_unlabelled_lines_are_read_alike(tmp_path: Path, name: str) -> None:
+    odd = asked("two", id=[], policy=5, turns="none", anything={"else": None})
+    file = put(tmp_path, asked("one"), "", GOOD, odd, {"messages": []}, name=name)
+    found, wrong = dataset.unlabelled(file)
+    assert wrong == []
+    assert [[turn.text for turn in each.readable] for each in found] == [
+        ["one"],
+        ["Shorten this.", "Here.", "Thanks!"],
+        ["two"],
+        [],
+    ]
+
+
+def test_lines_that_are_no_conversation_are_named_or_left_out(tmp_path: Path) -> None:
+    deep = '{"messages": ' + "[" * 100_000
+    file = put(
+        tmp_path, asked("one"), "{", "[1]", asked("two"), {"id": 1}, {"messages": "text"}, deep, name="log.jsonl"
+    )
+    said = unread(file)
+    assert [each.partition(": ")[0] for each in said] == [f"{file}:{line}" for line in (2, 3, 5, 6, 7)]
+    assert all(": is no conversation: " in each for each in said)
+    assert said[1].endswith("Expected `object`, got `array`")
+    assert said[2].endswith("Object missing required field `messages`")
+    found, wrong = dataset.unlabelled(file, skip_bad=True)
+    assert [each.readable[0].text for each in found] == ["one", "two"]
+    assert [problem.located() for problem in wrong] == said
+
+
+@pytest.mark.parametrize("lines", [[], [""], [{"messages": []}], [asked(" ")]])
+def test_a_file_in_which_nobody_asks_is_refused(tmp_path: Path, lines: list[object]) -> None:
+    file = put(tmp_path, *lines, name="log.jsonl")
+    assert unread(file) == unread(file, skip_bad=True) == [f"{file}: holds no user turn"]
+    file = put(tmp_path, *lines, "{", name="log.jsonl")
+    assert unread(file, skip_bad=True)[0] == f"{file}: holds no user turn"
+    assert len(unread(file, skip_bad=True)) == 2
+
+
+def test_a_gzip_stream_that_is_cut_short_is_named_and_what_came_before_kept(tmp_path: Path) -> None:
+    file = put(tmp_path, *(asked(str(number), padding=[number] * 99) for number in range(500)), name="log.jsonl.gz")
+    file.write_bytes(file.read_bytes()[:-2000])
+    (said,) = unread(file)
+    number = int(said.removeprefix(f"{file}:").partition(":")[0])
+    assert said.endswith("ends in the middle of its gzip stream; get the file again")
+    found, wrong = dataset.unlabelled(file, skip_bad=True)
+    assert len(found) == number - 1 > 0
+    assert [problem.located() for problem in wrong] == [said]
+
+
+def test_a_file_of_conversations_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    empty = tmp_path / "log.jsonl.gz"
+    empty.write_bytes(b"")
+    assert unread(empty) == [f"{empty}:1: ends in the middle of its gzip stream; get the file again"]
+    assert unread(empty, skip_bad=True)[0] == f"{empty}: holds no user turn"
+    empty.write_bytes(b"plain text")
+    assert unread(empty)[0].startswith(f"{empty}:1: cannot be read: Not a gzipped file")
+    for missing in ("gone.jsonl", "gone.jsonl.gz"):
+        assert "cannot be read: " in unread(tmp_path / missing)[0]
+        assert "No such file" in unread(tmp_path / missing)[0]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_conversation(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    file.write_text(json.dumps(asked("one")) + "\n" + json.dumps(asked("two")), encoding="utf-8-sig")
+    found, _ = dataset.unlabelled(file)
+    assert [each.readable[0].text for each in found] == ["one", "two"]
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*GOOD, "policy", "role"]), inner),

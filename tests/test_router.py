@@ -4,17 +4,19 @@ import asyncio
 import math
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pointsman import config
 from pointsman.conversation import Conversation, read
 from pointsman.decision import Decision, PolicyScore, Reason, Scores
 from pointsman.errors import RouterError, WeightsError
 from pointsman.policy import Policy, PolicySet
-from pointsman.router import Router
+from pointsman.router import Router, build
 from pointsman.testing import FakeRouter
 from tests.wire import until
 
@@ -258,6 +260,50 @@ async def test_closing_closes_the_scorer_and_an_unused_router_has_none() -> None
     await router.warm()
     await router.close()
     assert scorer.closed == 1
+
+
+# --- as a policy file asks for it
+
+DESK = """
+version: 1
+providers: {ollama: }
+default: ollama/small
+policies: {legal: {description: The law.}}
+"""
+
+
+async def test_the_policy_file_names_weights_and_calibration_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pointsman.routers.encoder import Encoder
+
+    loaded: list[tuple[Path | None, Path | None, int]] = []
+
+    def load(folder: Path | None = None, *, calibration: Path | None = None, threads: int = 1) -> FakeRouter:
+        loaded.append((folder, calibration, threads))
+        return FakeRouter({"contract": "legal"})
+
+    monkeypatch.setattr(Encoder, "load", load)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "own.json").write_text("{}")
+    file = tmp_path / "policies.yaml"
+    for routing in ("", "routing: {weights: weights, calibration: own.json}"):
+        file.write_text(DESK + routing)
+        async with build(config.load(file, env=None), threads=2) as router:
+            assert (await router.decide(CONTRACT)).policy == "legal"
+    assert loaded == [(None, None, 2), (tmp_path / "weights", tmp_path / "own.json", 2)]
+
+
+async def test_weights_that_cannot_be_used_stop_a_start_and_fail_no_call(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    file = tmp_path / "policies.yaml"
+    file.write_text(DESK + "routing: {weights: weights, deadline_ms: 60000}")
+    router = build(config.load(file, env=None))
+    with pytest.raises(WeightsError, match=r"card\.json cannot be read"):
+        await router.warm()
+    decision = await router.decide(CONTRACT)
+    assert (decision.reason, decision.model) == (Reason.ROUTER_FAILED, "ollama/small")
+    await router.close()
 
 
 async def test_closing_waits_for_a_scorer_that_is_still_loading() -> None:

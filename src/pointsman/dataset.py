@@ -155,6 +155,34 @@ def load(
     return Dataset(sources=tuple(sources), taxonomies=taxonomies, skipped=tuple(problems))
 
 
+def unlabelled(file: Path, *, skip_bad: bool = False) -> tuple[list[Conversation], list[Problem]]:
+    """The conversations of a file of `{"messages": [...]}` lines, labelled or not, and the lines that are none.
+
+    Raises DataError with all of them, unless `skip_bad`, and if nothing is left.
+    """
+    found: list[Conversation] = []
+    problems: list[Problem] = []
+    number = 0
+    try:
+        for number, text in enumerate(_lines(file), 1):
+            if not text.strip():
+                continue
+            try:
+                line = msgspec.json.decode(text.removeprefix(codecs.BOM_UTF8), type=_Messages)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                problems.append(Problem(path="", message=f"is no conversation: {error}", line=number, file=str(file)))
+                continue
+            found.append(read(list(line.messages)))
+    except (OSError, EOFError, zlib.error) as error:
+        said = "ends in the middle of its gzip stream" if isinstance(error, EOFError) else f"cannot be read: {error}"
+        problems.append(Problem(path="", message=said, mend="get the file again", line=number + 1, file=str(file)))
+    if problems and not skip_bad:
+        raise DataError(problems)
+    if not any(each.readable for each in found):
+        raise DataError([Problem(path="", message="holds no user turn", file=str(file)), *problems])
+    return found, problems
+
+
 def taxonomy(name: str, policies: PolicySet) -> Taxonomy:
     """The set of a policy file, whose domain-level policies stand among the others."""
     return Taxonomy(name=name, policies=policies, domains=PolicySet(each for each in policies if not each.action))
@@ -290,6 +318,10 @@ def _policies(entries: Sequence[PolicyEntry]) -> PolicySet:
 
 
 # Conversations --------------------------------------------------------------------------------------------------------
+
+
+class _Messages(msgspec.Struct, frozen=True, kw_only=True):
+    messages: tuple[dict[str, object], ...]
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True):

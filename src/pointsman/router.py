@@ -143,7 +143,7 @@ def build(config: Config, *, threads: int = 1) -> Router:
     def load() -> Scorer:
         from pointsman.routers.encoder import Encoder  # noqa: PLC0415 - onnxruntime costs 40 MiB; only who routes pays
 
-        return Encoder.load(threads=threads)
+        return Encoder.load(config.routing.weights, calibration=config.routing.calibration, threads=threads)
 
     return Router(
         load,

@@ -1,6 +1,7 @@
 """What a sound policy file comes out as."""
 
 import string
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -64,6 +65,54 @@ aliases: {fast: anthropic/claude}
     assert made.models == ("openai/gpt-5-mini", "anthropic/claude")
 
 
+def test_weights_and_calibration_are_looked_for_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "desk" / "weights").mkdir(parents=True)
+    (tmp_path / "desk" / "own.json").write_text("{}")
+    file = tmp_path / "desk" / "policies.yaml"
+    file.write_text(HEAD + "routing: {weights: weights, calibration: ./own.json}")
+    made = config.load(file, env=ENV).routing
+    assert (made.weights, made.calibration) == (tmp_path / "desk" / "weights", tmp_path / "desk" / "own.json")
+    # Wherever one stands, and however the file is named.
+    monkeypatch.chdir(tmp_path)
+    made = config.load("desk/policies.yaml", env=ENV).routing
+    assert (made.weights, made.calibration) == (Path("desk/weights"), Path("desk/own.json"))
+    # A text that is no file is read as if it stood here.
+    assert loads("routing: {weights: desk/weights}").routing.weights == Path("desk/weights")
+
+
+def test_weights_and_calibration_may_stand_elsewhere_or_be_left_out(tmp_path: Path):
+    (tmp_path / "own.json").write_text("{}")
+    (tmp_path / "desk").mkdir()
+    file = tmp_path / "desk" / "policies.yaml"
+    for written in (tmp_path / "own.json", "../own.json"):
+        file.write_text(HEAD + f"routing: {{calibration: {written}}}")
+        made = config.load(file, env=ENV).routing
+        assert made.weights is None
+        assert made.calibration is not None
+        assert made.calibration.samefile(tmp_path / "own.json")
+    for text in ("routing: {}", "routing: {weights: , calibration: null}"):
+        assert (loads(text).routing.weights, loads(text).routing.calibration) == (None, None)
+
+
+def test_weights_and_calibration_that_are_not_there_are_named_with_line_and_mend(tmp_path: Path):
+    file = tmp_path / "policies.yaml"
+    file.write_text(HEAD + "routing:\n  weights: gone\n  calibration: gone.json\n")
+    with pytest.raises(ConfigError) as caught:
+        config.load(file, env=ENV)
+    assert str(caught.value).splitlines() == [
+        f"{file}:5: routing.weights: '{tmp_path / 'gone'}' is not there; `pointsman train encoder` makes one",
+        f"{file}:6: routing.calibration: '{tmp_path / 'gone.json'}' is not there; "
+        "leave it out, and `pointsman calibrate` makes one",
+    ]
+
+
+@pytest.mark.parametrize("given", ["x" * 5000, "a/" * 3000, '"a\\0b"', '"a\\nb"'])
+def test_paths_that_no_file_can_have_are_not_there(given: str):
+    with pytest.raises(ConfigError, match="is not there") as caught:
+        loads(f"routing: {{weights: {given}}}")
+    assert str(caught.value).isprintable()
+
+
 def test_descriptions_lose_line_breaks():
     made = loads("policies:\n  legal:\n    description: >\n      The law,\n\n      all of it.\n")
     assert made.policies["legal"].description == "The law, all of it."
@@ -122,6 +171,7 @@ def test_half_a_character_in_the_text_is_a_config_error():
 # Whatever comes in, a Config or a ConfigError comes out, soon.
 
 _SECTIONS = ("version", "providers", "default", "policies", "aliases", "routing", "gateway", "timeouts", "keys", "key")
+_SECTIONS += ("weights", "calibration")
 _WORDS = st.sampled_from((*_SECTIONS, "legal", "description", "actions", "models", "openai", "openai/gpt-5", "${KEY}"))
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | _WORDS,

@@ -94,6 +94,8 @@ def test_examples_fit_the_schema_and_load(path: Path):
         "routing: {deadline_ms: 0}",
         "routing: {deadline_ms: 60001}",
         "routing: {min_confidence: 1.5}",
+        "routing: {weights: 5}",
+        "routing: {calibration: [own.json]}",
         "gateway: {timeouts: {idle: -1}}",
         "providers: {openai: key}",
         "providers: {local: {dialect: grpc}}",

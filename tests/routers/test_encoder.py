@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 import json
 import math
+import re
 import shutil
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 
 from pointsman import config
 from pointsman.conversation import Conversation, Turn, read, trim
@@ -23,7 +30,19 @@ from pointsman.decision import Reason, choose
 from pointsman.errors import RouterError, WeightsError
 from pointsman.policy import Policy, PolicySet
 from pointsman.routers import Scorer
-from pointsman.routers.encoder import MINILM, WEIGHTS, Card, Encoder
+from pointsman.routers.encoder import (
+    MOST_TURNS,
+    WEIGHTS,
+    Calibration,
+    CalibrationFile,
+    Card,
+    Encoder,
+    Reader,
+    Reading,
+    Text,
+    probabilities,
+    read_card,
+)
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -149,7 +168,7 @@ def test_a_change_of_topic_is_followed_at_once(encoder: Encoder) -> None:
 
 
 @pytest.mark.parametrize("text", ["Hello!", "Thanks a lot, goodbye.", "Great, that's all I need."])
-def test_small_talk_matches_nothing(encoder: Encoder, text: str) -> None:
+def test_a_greeting_or_thanks_is_for_nobody(encoder: Encoder, text: str) -> None:
     choice = choose(encoder.scores(said(text), HOME), HOME)
     assert choice.reason is Reason.NO_MATCH
     assert choice.confidence > 0.5
@@ -193,7 +212,8 @@ def test_three_examples_a_policy_help_on_a_whole_set(encoder: Encoder) -> None:
 
 def test_it_is_a_scorer(encoder: Encoder) -> None:
     scorer: Scorer = encoder
-    assert scorer.id.startswith("encoder/minilm-l6-v2-pool1@")
+    card = read_card(WEIGHTS)
+    assert scorer.id == f"encoder/{card.name}@{card.sha256['encoder.onnx'][:8]}"
 
 
 def test_every_policy_is_scored_in_order_and_the_rest_is_other(encoder: Encoder) -> None:
@@ -224,6 +244,20 @@ def test_two_hundred_policies(encoder: Encoder) -> None:
 
 # --- the same question, the same answer
 
+
+def watched(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> list[Text]:
+    """The texts that are encoded from now on."""
+    seen: list[Text] = []
+    encode = encoder._encode
+
+    def watch(text: Text) -> object:
+        seen.append(text)
+        return encode(text)
+
+    monkeypatch.setattr(encoder, "_encode", watch)
+    return seen
+
+
 DIALOGUE = (
     "Find me a flight to Lisbon.",
     "On which day?",
@@ -235,12 +269,40 @@ DIALOGUE = (
 
 def test_cached_is_uncached_to_the_bit(encoder: Encoder) -> None:
     fresh = Encoder.load()
-    for end in (1, 3, 5):  # the first two turns fill the cache for the third
+    for end in (1, 3, 5):
         fresh.scores(said(*DIALOGUE[:end]), HOME)
     warm = fresh.scores(said(*DIALOGUE), HOME)
     cold = Encoder.load().scores(said(*DIALOGUE), HOME)
     encoder.scores(said("something else"), HOME)
     assert warm == cold == encoder.scores(said(*DIALOGUE), HOME) == fresh.scores(said(*DIALOGUE), HOME)
+
+
+def test_a_conversation_is_one_text_and_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder.load()
+    encoder.scores(said("hello"), HOME)
+    seen = watched(encoder, monkeypatch)
+    for conversation in (said(*DIALOGUE), said(*DIALOGUE[:1]), said("Which", "day", "then?"), said(*DIALOGUE)):
+        encoder.scores(conversation, HOME)
+    assert len(seen) == 3
+    # What follows the newest user turn is not read.
+    encoder.scores(Conversation(turns=(*said(*DIALOGUE).turns, Turn(role="assistant", text="It has."))), HOME)
+    encoder.reading(said(*DIALOGUE), HOME)
+    assert len(seen) == 3
+    # Another history is another text, and another role too.
+    encoder.scores(said("Which", "hour", "then?"), HOME)
+    encoder.scores(Conversation(turns=tuple(Turn(role="user", text=text) for text in ("Which", "day", "then?"))), HOME)
+    assert len(seen) == 5
+
+
+def test_a_turn_that_reads_like_several_is_another_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder.load()
+    encoder.scores(said("hello"), HOME)
+    seen = watched(encoder, monkeypatch)
+    alike = ("a\0assistant\0b\0user\0c", "a\0user\0b", "1 aassistant 1 buser 1 c", "a assistant 1 b user 1 c")
+    for text in alike:
+        encoder.scores(said(text), HOME)
+    encoder.scores(said("a", "b", "c"), HOME)
+    assert len(seen) == len(alike) + 1
 
 
 def test_a_policy_scores_the_same_whatever_stands_beside_it(encoder: Encoder) -> None:
@@ -256,6 +318,170 @@ def test_a_change_of_model_encodes_nothing(encoder: Encoder, monkeypatch: pytest
     moved = PolicySet(msgspec.structs.replace(each, models=("openai/other",)) for each in HOME)
     assert moved.digest != HOME.digest
     assert encoder.scores(said("Book me a hotel"), moved) == encoder.scores(said("Book me a hotel"), HOME)
+
+
+def test_a_reading_is_what_scores_are_made_of(encoder: Encoder) -> None:
+    made = encoder.reading(said(*DIALOGUE), HOME)
+    assert made is not None
+    cosines, none = made
+    scores = encoder.scores(said(*DIALOGUE), HOME)
+    assert [each.score for each in scores.policies] == [float(each) for each in cosines]
+    shares, other = probabilities(cosines, none, encoder.calibration)
+    assert (cosines.dtype, shares.dtype) == (np.float32, np.float64)
+    assert scores.other == other
+    assert [each.probability for each in scores.policies] == [float(each) for each in shares]
+
+
+def test_there_is_no_reading_of_nothing(encoder: Encoder) -> None:
+    assert encoder.reading(said(), HOME) is None
+    assert encoder.reading(read([{"role": "user", "content": " "}]), HOME) is None
+    assert encoder.reading(said("hello"), PolicySet()) is None
+
+
+# --- how a conversation is laid out
+
+BUDGETS = Reading(user=20, before=40, before_user=12, before_assistant=6, policy=9)
+
+
+def reader(budgets: Reading = BUDGETS, max_tokens: int = 128) -> Reader:
+    card = msgspec.structs.replace(read_card(WEIGHTS), reading=budgets, max_tokens=max_tokens)
+    return Reader(TOKENIZER, card)
+
+
+TOKENIZER = Tokenizer.from_file(str(WEIGHTS / "tokenizer.json"))
+CLS, SEP = (TOKENIZER.token_to_id(name) for name in ("[CLS]", "[SEP]"))
+
+
+def ids(text: str) -> list[int]:
+    return TOKENIZER.encode(text, add_special_tokens=False).ids
+
+
+def words(count: int, word: str = "ferry") -> str:
+    assert len(ids(word)) == 1
+    return " ".join([word] * count)
+
+
+def test_the_newest_turn_comes_first_and_then_what_was_said_before_newest_first() -> None:
+    text = reader().conversation(said("Find me a flight.", "On which day?", "Friday").turns)
+    asked = [CLS, *ids("Friday"), SEP]
+    assert text.ids == [*asked, *ids("assistant: On which day?"), SEP, *ids("user: Find me a flight."), SEP]
+    assert text.newest == len(asked)
+
+
+def test_a_turn_alone_is_laid_out_like_any_text() -> None:
+    alone = reader().conversation(said("Friday, please").turns)
+    assert alone == reader().text("Friday, please", BUDGETS.user) == Text(ids=alone.ids, newest=len(alone.ids))
+    assert alone.ids == [CLS, *ids("Friday, please"), SEP]
+
+
+def test_each_turn_is_cut_to_the_budget_of_its_role() -> None:
+    text = reader().conversation(said(words(99), words(99), words(99)).turns)
+    assert text.newest == BUDGETS.user + 2
+    answer = len(ids("assistant:")) + BUDGETS.before_assistant
+    question = len(ids("user:")) + BUDGETS.before_user
+    ends = [at for at, id in enumerate(text.ids[text.newest :]) if id == SEP]
+    assert ends == [answer, answer + 1 + question]
+    assert len(text.ids) == text.newest + answer + question + 2
+    assert len(reader().policy(words(99)).ids) == BUDGETS.policy + 2
+
+
+def test_a_turn_that_does_not_fit_ends_what_was_said_before() -> None:
+    # 6 + 3 tokens an answer, 12 + 3 a question: 9 + 15 + 9 fit into 40, and the question before them does not.
+    turns = said(*("short" if at == 1 else words(99) for at in range(7))).turns
+    text = reader().conversation(turns)
+    expected = reader().conversation(turns[2:])
+    assert text == expected
+    assert len(text.ids) - text.newest == 33
+    assert len(ids("user: short")) + 1 <= BUDGETS.before - 33, "an older one that would fit is not taken instead"
+    assert reader(msgspec.structs.replace(BUDGETS, before=0)).conversation(turns) == reader().conversation(turns[-1:])
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "newest", "before"),
+    [(4, 4, 0), (10, 10, 0), (22, 22, 0), (27, 22, 0), (28, 22, 6), (42, 22, 6), (43, 22, 21), (99, 22, 21)],
+)
+def test_the_newest_turn_is_read_before_there_is_room_for_another(max_tokens: int, newest: int, before: int) -> None:
+    text = reader(max_tokens=max_tokens).conversation(said(words(99), words(3), words(99)).turns)
+    assert (text.newest, len(text.ids) - text.newest) == (newest, before)
+
+
+def test_the_middle_of_a_long_turn_is_left_out() -> None:
+    text = reader().conversation(said(f"shorten {words(99)} please").turns)
+    assert text.ids[1] == ids("shorten")[0]
+    assert text.ids[-2] == ids("please")[0]
+
+
+def test_special_tokens_of_the_tokenizer_are_needed() -> None:
+    with pytest.raises(WeightsError, match=r"the tokenizer has no \[CLS\], so it is not one of the BERT family"):
+        Reader(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), read_card(WEIGHTS))
+
+
+odd_text = st.text(st.characters(), max_size=300)  # halves of surrogate pairs and NUL included
+PIECES = ["ferry ", "unbelievably", "…", " ", "\n", "[SEP]", "[CLS]", "user:", "مرحبا", "👩‍👩‍👧", "漢字"]
+PIECES += ["\ud83d", "\0", "x" * 40]
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[Reading, int, list[Turn]]:
+    budget = st.integers(1, 40)
+    budgets = Reading(
+        user=draw(budget),
+        before=draw(st.integers(0, 90)),
+        before_user=draw(budget),
+        before_assistant=draw(budget),
+        policy=draw(budget),
+    )
+    texts = odd_text | st.lists(st.sampled_from(PIECES), max_size=60).map("".join)
+    turn = st.builds(Turn, role=st.sampled_from(["user", "assistant"]), text=texts)
+    return budgets, draw(st.integers(3, 120)), draw(st.lists(turn, min_size=1, max_size=6))
+
+
+@settings(max_examples=150, deadline=None)
+@given(layouts())
+def test_any_turns_are_laid_out_within_their_budgets(layout: tuple[Reading, int, list[Turn]]) -> None:
+    budgets, max_tokens, turns = layout
+    text = reader(budgets, max_tokens).conversation(turns)
+    asked, before = text.ids[: text.newest], text.ids[text.newest :]
+    assert len(text.ids) <= max_tokens
+    assert len(asked) <= budgets.user + 2
+    assert len(before) <= budgets.before
+    assert Text(ids=asked, newest=len(asked)) == reader(budgets, max_tokens).text(turns[-1].text, budgets.user)
+    assert (asked[0], asked[-1], text.ids[-1]) == (CLS, SEP, SEP)
+    left = min(budgets.before, max_tokens - len(asked))
+    for turn in reversed(turns[:-1]):
+        part = laid_out(budgets, turn)
+        if len(part) > left:
+            break
+        assert before[: len(part)] == part
+        before, left = before[len(part) :], left - len(part)
+    assert before == []
+
+
+def laid_out(budgets: Reading, turn: Turn) -> Sequence[int]:
+    """A turn as it stands before the newest one, where there is room for all of it."""
+    roomy = reader(msgspec.structs.replace(budgets, before=1000), 1000)
+    alone = roomy.conversation([turn, Turn(role="user", text="")])
+    most = budgets.before_user if turn.role == "user" else budgets.before_assistant
+    part = alone.ids[alone.newest :]
+    head = ids(f"{turn.role}:")
+    assert part[: len(head)] == head
+    assert len(part) <= len(head) + most + 1
+    return part
+
+
+def test_no_more_than_the_newest_turns_are_looked_at(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Sequence[Turn]] = []
+    conversation = encoder._reader.conversation
+
+    def watch(turns: Sequence[Turn]) -> Text:
+        seen.append(turns)
+        return conversation(turns)
+
+    monkeypatch.setattr(encoder._reader, "conversation", watch)
+    encoder.scores(said(*(f"turn {at} of a long talk" for at in range(2 * MOST_TURNS + 1))), HOME)
+    ((oldest, *_, newest),) = seen
+    assert newest.text.startswith(f"turn {2 * MOST_TURNS} ")
+    assert oldest.text.startswith(f"turn {MOST_TURNS + 1} ")
 
 
 # --- whatever it is given
@@ -283,9 +509,6 @@ def test_odd_text_is_scored_like_any_other(encoder: Encoder, text: str) -> None:
     total = sum(each.probability for each in scores.policies) + scores.other
     assert total == pytest.approx(1)
     assert all(math.isfinite(each.score) for each in scores.policies)
-
-
-odd_text = st.text(st.characters(), max_size=300)  # halves of surrogate pairs and NUL included
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -332,38 +555,169 @@ def test_tampered_weights_are_refused(folder: Path, name: str) -> None:
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
-    with pytest.raises(WeightsError, match=rf"{name} is not the file .*; reinstall"):
+    with pytest.raises(WeightsError, match=rf"{name} is not the file .*; get the folder again"):
         Encoder.load(folder)
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "tokenizer.json", "card.json"])
 def test_missing_weights_are_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(WeightsError, match=rf"{name} cannot be read: No such file.*; reinstall"):
+    with pytest.raises(WeightsError, match=rf"{name} cannot be read: No such file.*; get the folder again"):
         Encoder.load(folder)
 
 
-@pytest.mark.parametrize("card", [b"", b"{}", b"\xff", b'{"name": 1}'])
+@pytest.mark.parametrize("card", [b"", b"[]", b"\xff", b'{"format": "2"}', b'{"format": 2}'])
 def test_a_card_that_is_none_is_refused(folder: Path, card: bytes) -> None:
     (folder / "card.json").write_bytes(card)
-    with pytest.raises(WeightsError, match="is not a card"):
+    with pytest.raises(WeightsError, match=r"card\.json is not a card: .*; get the folder again"):
         Encoder.load(folder)
 
 
-def test_the_card_that_ships_is_the_one_that_the_export_writes() -> None:
-    shipped = msgspec.json.decode((WEIGHTS / "card.json").read_bytes(), type=Card)
-    assert msgspec.structs.replace(shipped, source=MINILM.source, sha256={}) == MINILM
+@pytest.mark.parametrize(("card", "found"), [(b"{}", 1), (b'{"format": 1, "name": "old"}', 1), (b'{"format": 3}', 3)])
+def test_a_card_of_another_format_is_refused_before_its_files_are_read(folder: Path, card: bytes, found: int) -> None:
+    (folder / "card.json").write_bytes(card)
+    (folder / "encoder.onnx").unlink()
+    said = rf"is of format {found}, and this version of pointsman reads 2; train the weights anew with `pointsman train"
+    with pytest.raises(WeightsError, match=said):
+        Encoder.load(folder)
 
 
-def test_a_number_that_is_none_never_leaves(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_with_a_constant_that_cannot_be_is_refused(folder: Path) -> None:
+    card = read_card(folder)
+    for broken in (
+        msgspec.structs.replace(card, calibration=msgspec.structs.replace(card.calibration, temperature=0.0)),
+        msgspec.structs.replace(card, calibration=msgspec.structs.replace(card.calibration, bias=math.inf)),
+    ):
+        (folder / "card.json").write_bytes(msgspec.json.encode(broken))
+        with pytest.raises(WeightsError, match=r"is not a card: Expected `float`.*calibration"):
+            read_card(folder)
+    (folder / "card.json").write_bytes(msgspec.json.encode(card).replace(b'"licence"', b'"license"'))
+    with pytest.raises(WeightsError, match=r"is not a card: "):
+        read_card(folder)
+
+
+def test_the_card_that_ships_describes_what_ships(encoder: Encoder) -> None:
+    card = read_card(WEIGHTS)
+    assert msgspec.json.decode(msgspec.json.encode(card), type=Card) == card
+    assert {"encoder.onnx", "tokenizer.json"} <= set(card.sha256)
+    reading = card.reading
+    assert reading.user + 2 + reading.before <= card.max_tokens
+    assert reading.policy + 2 <= card.max_tokens
+    assert any("{description}" in template for template in card.policy_texts)
+    assert encoder.embed("hello").shape == (card.dimension,)
+    assert float(np.linalg.norm(encoder.embed("hello"))) == pytest.approx(1, abs=1e-5)
+    assert encoder.calibration == card.calibration
+
+
+def test_weights_that_are_no_network_or_another_one_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = b"no network"
+    card = read_card(folder)
+    (folder / "encoder.onnx").write_bytes(broken)
+    digests = card.sha256 | {"encoder.onnx": hashlib.sha256(broken).hexdigest()}
+    (folder / "card.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(card, sha256=digests)))
+    with pytest.raises(WeightsError, match="onnxruntime or tokenizers cannot read the weights; get the folder again"):
+        Encoder.load(folder)
+
+    class Other:
+        def __init__(self, *given: object, **options: object) -> None:
+            pass
+
+        def get_inputs(self) -> list[Any]:
+            return [SimpleNamespace(name=name) for name in ("input_ids", "attention_mask")]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Other)
+    said = "encoder.onnx takes attention_mask, input_ids, not ids and newest; get the folder again"
+    with pytest.raises(WeightsError, match=said):
+        Encoder.load(folder)
+
+
+# --- another calibration
+
+OWN = Calibration(temperature=0.1, bias=1.0, evidence=3.0, height=0.5, doubt=2.0)
+
+
+def calibrated(file: Path, calibration: Calibration = OWN, **changes: str) -> Path:
+    content = CalibrationFile(weights=read_card(WEIGHTS).sha256["encoder.onnx"], calibration=calibration)
+    file.write_bytes(msgspec.json.encode(msgspec.structs.replace(content, **changes)))
+    return file
+
+
+def test_a_calibration_of_ones_own_makes_the_probabilities_and_the_id(encoder: Encoder, tmp_path: Path) -> None:
+    own = Encoder.load(calibration=calibrated(tmp_path / "own.json"))
+    assert own.calibration == OWN
+    assert own.card == encoder.card
+    assert re.fullmatch(re.escape(encoder.id) + r"\+[0-9a-f]{6}", own.id)
+    made = encoder.reading(said(*DIALOGUE), HOME)
+    assert made is not None
+    before, after = encoder.scores(said(*DIALOGUE), HOME), own.scores(said(*DIALOGUE), HOME)
+    assert after.other == probabilities(*made, OWN)[1] != before.other
+    assert [each.score for each in after.policies] == [each.score for each in before.policies]
+
+
+def test_the_id_tells_calibrations_apart_and_the_cards_own_is_no_other(encoder: Encoder, tmp_path: Path) -> None:
+    same = Encoder.load(calibration=calibrated(tmp_path / "same.json", encoder.card.calibration))
+    assert same.id == encoder.id
+    others = [
+        Encoder.load(calibration=calibrated(tmp_path / f"{doubt}.json", msgspec.structs.replace(OWN, doubt=doubt))).id
+        for doubt in (2.0, 2.5, 2.0)
+    ]
+    assert others[0] == others[2] != others[1]
+
+
+def test_a_calibration_of_other_weights_is_refused(tmp_path: Path) -> None:
+    file = calibrated(tmp_path / "own.json", weights="0" * 64)
+    with pytest.raises(WeightsError) as caught:
+        Encoder.load(calibration=file)
+    assert str(caught.value) == (
+        f"{file} was fitted for other weights than {read_card(WEIGHTS).name}; "
+        "leave it out, and run `pointsman calibrate` again"
+    )
+
+
+NUMBERS = b'{"weights": "x", "calibration": {"temperature": 1, "bias": 0, "evidence": 0, "height": 0, "doubt": 0}}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"{}",
+        b'{"weights": "x"}',
+        b'{"weights": "x", "calibration": {"temperature": 1, "bias": 0}}',
+        NUMBERS.replace(b'"temperature": 1', b'"temperature": 0'),
+        NUMBERS.replace(b'"temperature": 1', b'"temperature": -1'),
+        NUMBERS.replace(b'"bias": 0', b'"bias": 1e999'),
+        NUMBERS.replace(b'"bias": 0', b'"bias": NaN'),
+        NUMBERS.replace(b'"bias": 0', b'"bias": 0, "biased": 0'),
+    ],
+)
+def test_a_calibration_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "own.json"
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"own\.json is no calibration: .*; make it with `pointsman calibrate`"):
+        Encoder.load(calibration=file)
+
+
+def test_a_calibration_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"own\.json cannot be read: No such file"):
+        Encoder.load(calibration=tmp_path / "own.json")
+    with pytest.raises(WeightsError, match="cannot be read: Is a directory"):
+        Encoder.load(calibration=tmp_path)
+
+
+@pytest.mark.parametrize(("vector", "none"), [(np.nan, 0.0), (np.inf, 0.0), (0.05, np.nan), (0.05, -np.inf)])
+def test_a_number_that_is_none_never_leaves(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch, vector: float, none: float
+) -> None:
     class Broken:
-        def run(self, outputs: object, inputs: object) -> list[list[Any]]:
-            import numpy as np
+        def run(self, outputs: object, inputs: object) -> list[Any]:
+            return [np.full((1, encoder.card.dimension), vector, np.float32), np.array([none], np.float32)]
 
-            return [np.full((1, 384), np.nan, dtype=np.float32)]
-
+    encoder.scores(said("hello"), HOME)
     monkeypatch.setattr(encoder, "_session", Broken())
-    with pytest.raises(RouterError):
+    with pytest.raises(RouterError, match="a number that is none"):
         encoder.scores(said("never asked before"), HOME)
 
 

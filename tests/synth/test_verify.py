@@ -10,8 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from pointsman.cli import main
-from pointsman.errors import DataError
-from pointsman.synth import checks, verify
+from pointsman.synth import verify
 from pointsman.synth.verify import Finding, Text
 from tests.synth.folder import make
 
@@ -192,14 +191,6 @@ def test_vectors_are_compared_by_the_command(folder: Path, tmp_path: Path) -> No
     done = CliRunner().invoke(main, ["corpus", "check", str(folder), "--against", str(bench), "--notes"])
     assert "near-contamination: means nearly the same" in done.stderr
     assert "ferry.jsonl" in done.stderr
-
-
-def test_data_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl.gz").write_bytes(b"no gzip")
-    with pytest.raises(DataError, match="cannot be read"):
-        checks.user_turns(tmp_path)
-    with pytest.raises(DataError, match="holds no"):
-        checks.user_turns(tmp_path / "none")
 
 
 def test_build_and_report(folder: Path, tmp_path: Path) -> None:

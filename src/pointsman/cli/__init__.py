@@ -17,7 +17,7 @@ import click
 import msgspec
 
 from pointsman import __version__, config
-from pointsman.cli import evaluation, synthesis
+from pointsman.cli import evaluation, synthesis, training
 from pointsman.config import Config
 from pointsman.conversation import Conversation, read
 from pointsman.decision import Decision, Reason
@@ -267,7 +267,7 @@ def serve(path: Path, host: str, port: int, workers: int) -> None:
     counted = _count(len(loaded.policies), "policy", "policies")
     click.echo(f"serving {counted} on http://{shown}:{sock.getsockname()[1]}/v1 (config {loaded.digest})", err=True)
     try:
-        server.serve(data, sock, workers=workers)
+        server.serve(data, sock, workers=workers, beside=path.parent)
     except SystemExit:
         # uvicorn has an exit code of its own for this.
         fail("the gateway did not start; the log above says why", code=1)
@@ -315,3 +315,5 @@ main.add_command(evaluation.evaluate)
 main.add_command(evaluation.dataset)
 main.add_command(synthesis.synth)
 main.add_command(synthesis.corpus)
+main.add_command(training.train)
+main.add_command(training.calibrate)

@@ -33,16 +33,18 @@ MAX_INLINE = 2_000
 MAX_INLINE_LETTERS = 256 * 1024
 
 
-def load(path: Path | str, *, env: Mapping[str, str] | None) -> Config:
-    """The Config of a policy file.
+def load(path: Path | str, *, env: Mapping[str, str] | None, beside: Path | None = None) -> Config:
+    """The Config of a policy file. Paths in it are taken from the folder `beside`; by default the file's own.
 
     `env` resolves `${NAME}` references. None leaves them alone, for commands that read policies and call no provider.
     Raises ConfigError with all problems of the file.
     """
-    return loads(read(Path(path)), env=env, file=str(path))
+    return loads(read(Path(path)), env=env, file=str(path), beside=beside)
 
 
-def loads(data: bytes | str, *, env: Mapping[str, str] | None, file: str | None = None) -> Config:
+def loads(
+    data: bytes | str, *, env: Mapping[str, str] | None, file: str | None = None, beside: Path | None = None
+) -> Config:
     """As `load`, from the file's content. `file` is the name that problems are reported under."""
     data = data.encode(errors="surrogatepass") if isinstance(data, str) else data
     document = parse(data, file=file)
@@ -54,7 +56,8 @@ def loads(data: bytes | str, *, env: Mapping[str, str] | None, file: str | None 
     problems = list(document.problems)
     entry = decode(document, PolicyFile, problems)
     checker = Checker(document, entry.providers, env, problems)
-    config = checker.config(entry, hashlib.sha256(data).hexdigest()[:12])
+    folder = beside or (Path(file).parent if file else Path())
+    config = checker.config(entry, hashlib.sha256(data).hexdigest()[:12], folder)
     if problems:
         raise ConfigError(sorted(problems, key=lambda problem: problem.line or 0), file=file)
     return config

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from pointsman.config import file
@@ -56,8 +57,8 @@ class Checker:
         self.warnings: list[Problem] = []
         self.expanded: set[str] = set()
 
-    def config(self, entry: file.PolicyFile, digest: str) -> Config:
-        """The Config that `entry` describes; worth nothing if `problems` is not empty."""
+    def config(self, entry: file.PolicyFile, digest: str, folder: Path) -> Config:
+        """The Config that `entry`, a file in `folder`, describes; worth nothing if `problems` is not empty."""
         if not entry.providers:
             self.note(("providers",), "names no provider", 'add one, such as `openai: {key: "${OPENAI_API_KEY}"}`')
         providers = {
@@ -73,7 +74,17 @@ class Checker:
             default=default,
             aliases={name: self.alias(name, model) for name, model in entry.aliases.items()},
             policies=self.policies(entry.policies),
-            routing=Routing(deadline=entry.routing.deadline_ms / 1000, min_confidence=entry.routing.min_confidence),
+            routing=Routing(
+                deadline=entry.routing.deadline_ms / 1000,
+                min_confidence=entry.routing.min_confidence,
+                weights=self.path(folder, entry.routing.weights, "weights", "`pointsman train encoder` makes one"),
+                calibration=self.path(
+                    folder,
+                    entry.routing.calibration,
+                    "calibration",
+                    "leave it out, and `pointsman calibrate` makes one",
+                ),
+            ),
             gateway=Gateway(
                 keys=keys,
                 max_body=int(entry.gateway.max_body_mb * 1024 * 1024),
@@ -85,6 +96,19 @@ class Checker:
             references=tuple(Secret(text) for text in sorted(self.expanded) if text),
             warnings=tuple(self.warnings),
         )
+
+    def path(self, folder: Path, given: str | None, name: str, mend: str) -> Path | None:
+        """A path of `routing:`, taken from beside the file. What it holds is looked at when it is loaded."""
+        if given is None:
+            return None
+        path = folder / given
+        try:
+            there = path.exists()
+        except OSError:  # a name that is too long, or a folder that may not be looked into
+            there = False
+        if not there:
+            self.note(("routing", name), f"{str(path)!r} is not there", mend)
+        return path
 
     def policies(self, entries: Mapping[str, file.DomainEntry], at: Key = ("policies",)) -> PolicySet:
         """The policy set of a taxonomy; actions without models have their domain's."""

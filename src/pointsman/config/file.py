@@ -51,6 +51,12 @@ class RoutingEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     min_confidence: Annotated[float, Meta(ge=0, le=1, description="A policy less likely than this is not chosen.")] = (
         0.0
     )
+    weights: Annotated[
+        str | None, Meta(description="A folder of weights that `pointsman train` made, beside this file or absolute.")
+    ] = None
+    calibration: Annotated[
+        str | None, Meta(description="A file that `pointsman calibrate` made, beside this file or absolute.")
+    ] = None
 
 
 class TimeoutsEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
@@ -56,10 +57,15 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Routing(msgspec.Struct, frozen=True, kw_only=True):
-    """How decisions are made; the deadline is in seconds."""
+    """How decisions are made; the deadline is in seconds.
+
+    `weights` is a folder and `calibration` a file for the embedded router, if not those that ship are wanted.
+    """
 
     deadline: float
     min_confidence: float
+    weights: Path | None = None
+    calibration: Path | None = None
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,6 +35,8 @@ GRACE_SECONDS = 30
 # A worker process is told by its environment which file it serves: uvicorn starts workers from an import string. It is
 # a copy of the policy file: a worker that is started anew must serve what the others do, whatever became of the file.
 POLICY_FILE = "POINTSMAN_POLICY_FILE"
+# Where the file itself lies: paths in it are taken from there.
+POLICY_FOLDER = "POINTSMAN_POLICY_FOLDER"
 
 
 class Workers(Multiprocess):
@@ -53,7 +55,10 @@ def create_app() -> App:
     logs.configure()
 
     def load() -> Config:
-        loaded = config.load(Path(os.environ[POLICY_FILE]), env=os.environ)
+        folder = os.environ.get(POLICY_FOLDER)
+        loaded = config.load(
+            Path(os.environ[POLICY_FILE]), env=os.environ, beside=Path(folder) if folder is not None else None
+        )
         logs.hide(loaded.secrets)
         return loaded
 
@@ -81,12 +86,16 @@ def settings(app: App | str, *, workers: int = 1) -> uvicorn.Config:
     )
 
 
-def serve(policies: bytes, sock: socket.socket, *, workers: int) -> None:
-    """Serve a policy file's content on a listening socket until SIGINT or SIGTERM; open streams may finish first."""
+def serve(policies: bytes, sock: socket.socket, *, workers: int, beside: Path) -> None:
+    """Serve a policy file's content on a listening socket until SIGINT or SIGTERM; open streams may finish first.
+
+    Paths in it are taken from the folder `beside`.
+    """
     with tempfile.NamedTemporaryFile(prefix="pointsman-", suffix=".yaml") as copy:
         copy.write(policies)
         copy.flush()
         os.environ[POLICY_FILE] = copy.name
+        os.environ[POLICY_FOLDER] = str(beside.resolve())
         _run(sock, workers=workers)
 
 

@@ -1,10 +1,9 @@
 """The embedded router: a small sentence encoder in process, cosine to every policy, a calibrated probability.
 
-Each turn of a conversation and each text of a policy becomes one unit vector. The turns' vectors, weighted by how
-recent each is, who spoke, and how much it resembles any policy at all, add up to the conversation's; its cosine to
-the policies', through a softmax, says which policy, and a logistic says whether any. Turn vectors are cached, so a
-conversation's next turn costs one or two short encodes whatever its length. Why it is made so, and what else was
-tried: docs/decisions/0002-embedded-router.md.
+A conversation is laid out as one text, its newest turn first and what was said before behind it (`Reader`), and
+becomes one unit vector and the height that a cosine must reach to mean anything at all ("none"). Each text of a policy
+becomes one vector too. The cosines, through a softmax, say which policy, and a logistic says whether any. Why it is
+made so, and what else was tried: docs/decisions/0009-one-text-a-conversation.md.
 
 The weights, and every constant fixed for them, are one folder (`Card`). Knows nothing of how they were made, of
 models, or of decisions. onnxruntime and tokenizers are imported here and nowhere else.
@@ -20,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar, cast
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -28,7 +27,7 @@ import numpy.typing as npt
 import onnxruntime  # pyright: ignore[reportMissingTypeStubs]
 from tokenizers import Tokenizer
 
-from pointsman.conversation import Conversation, trim, window
+from pointsman.conversation import Conversation, Turn, trim, window
 from pointsman.decision import PolicyScore, Scores
 from pointsman.errors import RouterError, WeightsError
 from pointsman.policy import Policy, PolicySet
@@ -36,99 +35,141 @@ from pointsman.policy import Policy, PolicySet
 _T = TypeVar("_T")
 Floats: TypeAlias = npt.NDArray[np.float32]
 
-WEIGHTS = Path(__file__).parent / "weights" / "minilm-l6-v2-pool1"
+WEIGHTS = Path(__file__).parent / "weights" / "minilm-l6-v2-pm1"
+
+MOST_TURNS = 32
+"""No more turns than these are looked at: a turn takes at least a handful of the tokens that there are."""
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much of a conversation is read, and how its turns add up."""
+    """How much is read. Whatever is longer than its budget of tokens is trimmed in the middle."""
 
-    turns: int
-    """The newest so many turns, a user's and an assistant's each counting one."""
-    user_tokens: int
-    """A user turn, or an example, is trimmed in the middle to this many tokens."""
-    assistant_tokens: int
-    """An assistant turn likewise."""
-    policy_tokens: int
-    """A policy's description likewise."""
-    decay: float
-    """A turn weighs this much of the one after it,"""
-    assistant: float
-    """an assistant's turn this much of a user's,"""
-    relevance: float
-    """and each its best cosine to any policy, or this if that is less: "yes, please" must not outweigh the request."""
+    user: int
+    """Tokens of the newest user turn, or of an example."""
+    before: int
+    """Tokens of what was said before it, all together: newest first, and a turn that does not fit ends it,"""
+    before_user: int
+    """a user turn cut to so many of them first,"""
+    before_assistant: int
+    """and an assistant turn to so many."""
+    policy: int
+    """Tokens of a policy's text."""
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How cosines become probabilities.
 
     Among themselves the policies share by softmax(cosine / temperature). Above them stands
-    P(other) = sigmoid(bias - evidence * e + small_talk * s - doubt * ln b): e is the best policy's cosine to the turns
-    weighted without `relevance`, s the newest turn's cosine to the nearest small talk, zero if negative, and b the
-    best policy's share, for a request that resembles many policies alike is often none of theirs.
+    P(other) = sigmoid(bias - evidence * e + height * h - doubt * ln b): e is the best policy's cosine, h the height
+    that the network gives for "none", and b the best policy's share, for a request that resembles many policies alike
+    is often none of theirs.
     """
 
-    temperature: float
+    temperature: Annotated[float, msgspec.Meta(ge=0.001)]
     bias: float
     evidence: float
-    small_talk: float
+    height: float
     doubt: float
+
+
+FORMAT = 2
+"""Of the folder: which inputs and outputs the graph has, and what the card says. Another one is refused."""
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What goes with a weights file: where it is from, what it must be, and the constants that were fixed for it."""
 
+    format: int = FORMAT
     name: str
     base: str
     licence: str
     source: str
+    """Where the weights that training began with are from."""
     training: str
+    data: str = ""
+    """A digest of everything that they were trained on; README.md in the folder says more."""
     dimension: int
     max_tokens: int
-    """The longest input that the weights take, the two special tokens included."""
+    """The longest input that the weights take, the special tokens included."""
     policy_texts: tuple[str, ...]
     """Templates of `{id}`, `{name}` (the id's last part) and `{description}`. A policy's vector is their mean."""
-    small_talk: tuple[str, ...]
-    """Turns that ask for nothing."""
     reading: Reading
     calibration: Calibration
     sha256: dict[str, str]
     """Digest of each file of the folder, by file name."""
 
 
-MINILM = Card(
-    name="minilm-l6-v2-pool1",
-    base="sentence-transformers/all-MiniLM-L6-v2",
-    licence="Apache-2.0",
-    source="https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
-    training=(
-        "runs/train-encoder.sh: 700 steps of 32 turns from public conversations (HWU64, SLURP, SNIPS, MultiWOZ 2.1, "
-        "DSTC11, Bot Framework, Bitext, LLMRouter, Super-NaturalInstructions, self-instruct, awesome-chatgpt-prompts; "
-        "see NOTICE), averaged 60 to 40 with the published weights, quantised to int8"
-    ),
-    dimension=384,
-    max_tokens=256,
-    policy_texts=("{id}", "{description}", "{name}: {description}"),
-    small_talk=(
-        "Thanks, that is all.",
-        "Thank you, goodbye!",
-        "No, that's everything, thanks for your help.",
-        "Hello, how are you?",
-        "Hi there!",
-        "Great, thanks!",
-    ),
-    reading=Reading(
-        turns=8,
-        user_tokens=64,
-        assistant_tokens=24,
-        policy_tokens=128,
-        decay=0.5,
-        assistant=0.5,
-        relevance=0.05,
-    ),
-    calibration=Calibration(temperature=0.045, bias=-3.0, evidence=6.0, small_talk=8.0, doubt=1.5),
-    sha256={},
-)
-"""The card that `pointsman.training.finetune` writes beside the weights that ship, but for source and digests."""
+class CalibrationFile(msgspec.Struct, frozen=True, kw_only=True):
+    """What `pointsman calibrate` writes: a calibration of one's own, for these weights."""
+
+    weights: str
+    """sha256 of the `encoder.onnx` that it was fitted for."""
+    calibration: Calibration
+
+
+class Text(msgspec.Struct, frozen=True, kw_only=True):
+    """Token ids as the network takes them. The first `newest` are the turn that is asked; the rest was said before."""
+
+    ids: list[int]
+    newest: int
+
+
+class Reader:
+    """Conversations and policies to token ids, cut to the card's budgets. Serving and training both read with it.
+
+    Raises WeightsError if the tokenizer is not of the BERT family.
+
+    `[CLS] newest turn [SEP]`, then for each turn before, the newest of them first, `role: text [SEP]`. The newest turn
+    comes first so that it stands where a lone text does, and so that what does not fit is what is oldest.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, card: Card) -> None:
+        self._tokenizer = tokenizer
+        self._card = card
+        self._start, self._end = (self._special(name) for name in ("[CLS]", "[SEP]"))
+        self._roles = {role: self._ids(f"{role}:") for role in ("user", "assistant")}
+
+    def text(self, text: str, budget: int) -> Text:
+        """A text that stands alone."""
+        ids = [self._start, *self._cut(text, min(budget, self._card.max_tokens - 2)), self._end]
+        return Text(ids=ids, newest=len(ids))
+
+    def policy(self, text: str) -> Text:
+        """A text of a policy."""
+        return self.text(text, self._card.reading.policy)
+
+    def conversation(self, turns: Sequence[Turn]) -> Text:
+        """A conversation whose last turn is the one asked."""
+        reading = self._card.reading
+        newest = self.text(turns[-1].text, reading.user)
+        before: list[int] = []
+        left = min(reading.before, self._card.max_tokens - newest.newest)
+        for turn in reversed(turns[:-1]):
+            role = "user" if turn.role == "user" else "assistant"
+            budget = reading.before_user if role == "user" else reading.before_assistant
+            part = [*self._roles[role], *self._cut(turn.text, budget), self._end]
+            if len(part) > left:
+                break
+            before += part
+            left -= len(part)
+        return Text(ids=newest.ids + before, newest=newest.newest)
+
+    def offsets(self, text: str) -> Sequence[tuple[int, int]]:
+        """The (start, end) of each token in `text`, special tokens left out: what `conversation.trim` asks for."""
+        return self._tokenizer.encode(_encodable(text), add_special_tokens=False).offsets
+
+    def _cut(self, text: str, budget: int) -> list[int]:
+        # Trimming is by characters, and a cut text may tokenise into a few more than it was cut to.
+        return self._ids(trim(_encodable(text), budget, self.offsets))[:budget]
+
+    def _special(self, name: str) -> int:
+        found = self._tokenizer.token_to_id(name)
+        if found is None:
+            raise WeightsError(f"the tokenizer has no {name}, so it is not one of the BERT family")
+        return found
+
+    def _ids(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
 
 
 class _Compiled(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,29 +188,39 @@ class Encoder:
     would shift each other's vectors.
     """
 
-    def __init__(self, *, card: Card, tokenizer: Tokenizer, session: onnxruntime.InferenceSession) -> None:
+    def __init__(
+        self,
+        *,
+        card: Card,
+        tokenizer: Tokenizer,
+        session: onnxruntime.InferenceSession,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.card = card
+        self.calibration = card.calibration if calibration is None else calibration
         self.id = f"encoder/{card.name}@{card.sha256['encoder.onnx'][:8]}"
-        self._tokenizer = tokenizer
+        if self.calibration != card.calibration:
+            self.id += f"+{hashlib.sha256(msgspec.json.encode(self.calibration)).hexdigest()[:6]}"
+        self._reader = Reader(tokenizer, card)
         self._session = session
         # A vector of 384 floats with its key takes about 1.8 kB, so at most 15 MB each. Policies have their own, lest
-        # busy traffic push them out. Turns' keys are digests: no conversation's text is kept.
-        self._turns = _Lru[Floats](8192)
+        # busy traffic push them out. Conversations' keys are digests: no conversation's text is kept.
+        self._conversations = _Lru[tuple[Floats, float]](8192)
         self._texts = _Lru[Floats](8192)
         # 500 policies are 0.8 MB; inline policies make a set per caller.
         self._sets = _Lru[_Compiled](64)
-        self._small_talk = np.stack([self._encode(text) for text in card.small_talk])
         # One worker: decisions of several calls queue up instead of fighting for the core that the gateway needs.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="pointsman-encoder")
 
     @classmethod
-    def load(cls, folder: Path | None = None, *, threads: int = 1) -> Encoder:
+    def load(cls, folder: Path | None = None, *, calibration: Path | None = None, threads: int = 1) -> Encoder:
         """The encoder in `folder` (default: the one that ships), its files checked against its card. 0.1 s.
 
-        `threads` is how many cores one encoding may use. Raises WeightsError.
+        `calibration` is a file of `pointsman calibrate`, if not the card's own is wanted. `threads` is how many cores
+        one encoding may use. Raises WeightsError.
         """
         folder = folder or WEIGHTS
-        card = _card(folder)
+        card = read_card(folder)
         files = {name: _file(folder, name, card) for name in ("encoder.onnx", "tokenizer.json")}
         options = cast("Any", onnxruntime).SessionOptions()
         options.intra_op_num_threads = threads
@@ -180,9 +231,13 @@ class Encoder:
         try:
             tokenizer = Tokenizer.from_buffer(files["tokenizer.json"])
             session = onnxruntime.InferenceSession(files["encoder.onnx"], options, providers=["CPUExecutionProvider"])
+            taken = {each.name for each in cast("Any", session).get_inputs()}
         except Exception as error:  # both libraries raise bare Exception classes of their own
             raise WeightsError(f"{folder}: onnxruntime or tokenizers cannot read the weights; {_MEND}") from error
-        return cls(card=card, tokenizer=tokenizer, session=session)
+        if taken != {"ids", "newest"}:
+            raise WeightsError(f"{folder}: encoder.onnx takes {', '.join(sorted(taken))}, not ids and newest; {_MEND}")
+        fixed = _calibration(calibration, card) if calibration else None
+        return cls(card=card, tokenizer=tokenizer, session=session, calibration=fixed)
 
     async def prepare(self, policies: PolicySet) -> None:
         """Encode a policy set ahead of the first conversation: 6 ms a policy, once. Raises RouterError."""
@@ -210,54 +265,44 @@ class Encoder:
 
         If nobody has said anything, all of it is on "none". Raises RouterError.
         """
-        turns = window(conversation, self.card.reading.turns)
+        turns = window(conversation, MOST_TURNS)
         if not turns or not policies:
             nothing = tuple(PolicyScore(policy=id, score=0.0, probability=0.0) for id in policies.ids)
             return Scores(policies=nothing, other=1.0)
         compiled = self._compile(policies)
-        reading = self.card.reading
-        vectors = np.stack([self._turn(turn.text, user=turn.role == "user") for turn in turns])
-        age = np.arange(len(turns) - 1, -1, -1)
-        speaker = np.array([1.0 if turn.role == "user" else reading.assistant for turn in turns])
-        weights = (reading.decay**age * speaker).astype(np.float32)
-
-        cosines = vectors @ compiled.vectors.T
-        asked = _unit((weights * np.maximum(cosines.max(axis=1), reading.relevance)) @ vectors)
-        plain = _unit(weights @ vectors)
-        scores = compiled.vectors @ asked
-        shares = np.exp((scores.astype(np.float64) - scores.max()) / self.card.calibration.temperature)
-        shares /= shares.sum()
-        other = self._other(
-            evidence=float((compiled.vectors @ plain).max()),
-            small_talk=float((self._small_talk @ vectors[-1]).max()),
-            share=float(shares.max()),
-        )
-        probabilities = shares * (1.0 - other)
-        if not (np.isfinite(probabilities).all() and math.isfinite(other)):
+        vector, none = self._conversation(turns)
+        scores = compiled.vectors @ vector
+        shares, other = probabilities(scores, none, self.calibration)
+        if not (np.isfinite(shares).all() and math.isfinite(other)):
             raise RouterError("the encoder gave a number that is none")
         return Scores(
             policies=tuple(
-                PolicyScore(policy=id, score=float(score), probability=float(probability), example=example)
-                for id, score, probability, example in zip(
-                    compiled.ids, scores, probabilities, _nearest(compiled, asked), strict=True
+                PolicyScore(policy=id, score=float(score), probability=float(share), example=example)
+                for id, score, share, example in zip(
+                    compiled.ids, scores, shares, _nearest(compiled, vector), strict=True
                 )
             ),
             other=other,
         )
 
+    def reading(self, conversation: Conversation, policies: PolicySet) -> tuple[Floats, float] | None:
+        """What `scores` makes probabilities of: each policy's cosine, float32 [policies], and the height of "none".
+
+        None if nobody has said anything, or nothing is on offer. Raises RouterError.
+        """
+        turns = window(conversation, MOST_TURNS)
+        if not turns or not policies:
+            return None
+        vector, none = self._conversation(turns)
+        return self._compile(policies).vectors @ vector, none
+
     def embed(self, text: str) -> Floats:
         """A text's unit vector, float32 [d], read as it stands up to the weights' `max_tokens`. Raises RouterError."""
-        return self._text(_encodable(text))
+        return self._text(text, self.card.max_tokens)
 
     def offsets(self, text: str) -> Sequence[tuple[int, int]]:
         """The (start, end) of each token in `text`, special tokens left out: what `conversation.trim` asks for."""
-        return self._tokenizer.encode(_encodable(text), add_special_tokens=False).offsets
-
-    def _other(self, *, evidence: float, small_talk: float, share: float) -> float:
-        fixed = self.card.calibration
-        logit = fixed.bias - fixed.evidence * evidence + fixed.small_talk * max(small_talk, 0.0)
-        logit -= fixed.doubt * math.log(share)
-        return 1.0 / (1.0 + math.exp(-logit))
+        return self._reader.offsets(text)
 
     def _compile(self, policies: PolicySet) -> _Compiled:
         return self._sets.get(policies.digest, lambda: self._compile_anew(policies))
@@ -279,38 +324,32 @@ class Encoder:
         return _Compiled(ids=policies.ids, vectors=np.stack(vectors), examples=examples)
 
     def _description(self, policy: Policy) -> Floats:
-        return _unit(np.sum([self._text(text) for text in self._policy_texts(policy)], axis=0))
+        texts = policy_texts(policy, self.card)
+        return _unit(np.sum([self._text(text, self.card.reading.policy) for text in texts], axis=0))
 
     def _example(self, text: str) -> Floats:
-        return self._turn(text, user=True, of=self._texts)
+        return self._text(text, self.card.reading.user)
 
-    def _policy_texts(self, policy: Policy) -> list[str]:
-        texts = policy_texts(policy, self.card)
-        return [trim(_encodable(text), self.card.reading.policy_tokens, self.offsets) for text in texts]
+    def _text(self, text: str, budget: int) -> Floats:
+        """A lone text's vector. The key is the text's digest: trimming costs more than hashing, and memory less."""
+        return self._texts.get((_digest(text), budget), lambda: self._encode(self._reader.text(text, budget))[0])
 
-    def _text(self, text: str) -> Floats:
-        return self._texts.get(text, lambda: self._encode(text))
+    def _conversation(self, turns: Sequence[Turn]) -> tuple[Floats, float]:
+        # With lengths, so that no text can be written that reads like several turns.
+        key = _digest("".join(f"{turn.role} {len(turn.text)} {turn.text}" for turn in turns))
+        return self._conversations.get(key, lambda: self._encode(self._reader.conversation(turns)))
 
-    def _turn(self, text: str, *, user: bool, of: _Lru[Floats] | None = None) -> Floats:
-        """A turn's vector. The key is the whole text's digest: trimming it costs more than hashing it."""
-        budget = self.card.reading.user_tokens if user else self.card.reading.assistant_tokens
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        cache = self._turns if of is None else of
-        return cache.get((digest, budget), lambda: self._encode(trim(_encodable(text), budget, self.offsets)))
-
-    def _encode(self, text: str) -> Floats:
-        """Text to unit vector, float32 [d]: one run, no padding."""
-        ids = self._tokenizer.encode(text).ids
-        if len(ids) > self.card.max_tokens:
-            ids = [*ids[: self.card.max_tokens - 1], ids[-1]]  # the last is [SEP]
+    def _encode(self, text: Text) -> tuple[Floats, float]:
+        """Unit vector, float32 [d], and the height of "none": one run, no padding."""
+        given = {"ids": np.asarray([text.ids], dtype=np.int64), "newest": np.asarray(text.newest, dtype=np.int64)}
         try:
-            outputs = cast("Any", self._session).run(None, {"ids": np.asarray([ids], dtype=np.int64)})
+            vectors, none = cast("Any", self._session).run(["vector", "none"], given)
         except Exception as error:  # onnxruntime's errors share no base class but Exception
             raise RouterError("onnxruntime could not encode a text") from error
-        vector = cast("Floats", outputs[0])[0]
-        if not np.isfinite(vector).all():
+        vector, height = cast("Floats", vectors)[0], float(none[0])
+        if not (np.isfinite(vector).all() and math.isfinite(height)):
             raise RouterError("the encoder gave a number that is none")
-        return vector
+        return vector, height
 
     async def _work(self, function: Callable[..., _T], *arguments: object) -> _T:
         try:
@@ -318,6 +357,19 @@ class Encoder:
         except RuntimeError as error:  # ThreadPoolExecutor's word for "shut down"
             raise RouterError("the encoder is closed") from error
         return await future
+
+
+def probabilities(cosines: Floats, none: float, fixed: Calibration) -> tuple[npt.NDArray[np.float64], float]:
+    """Each policy's probability, float64 [policies], and that of none of them. The one place where they are made.
+
+    `cosines` are the policies', float32 [policies], at least one; `none` is the height that the network gives.
+    """
+    best = float(cosines.max())
+    shares = np.exp((cosines.astype(np.float64) - best) / fixed.temperature)
+    shares /= shares.sum()
+    logit = fixed.bias - fixed.evidence * best + fixed.height * none - fixed.doubt * math.log(shares.max())
+    other = 0.5 * (1.0 + math.tanh(logit / 2))  # the logistic function, which does not overflow
+    return shares * (1.0 - other), other
 
 
 def policy_texts(policy: Policy, card: Card) -> list[str]:
@@ -351,16 +403,40 @@ class _Lru(Generic[_T]):
         return value
 
 
-_MEND = "reinstall pointsman, or export the folder anew with `python -m pointsman.training.export`"
+_MEND = "get the folder again (reinstall pointsman for the one that ships), or make it anew with `pointsman train`"
 
 
-def _card(folder: Path) -> Card:
+class _Format(msgspec.Struct):
+    format: int = 1
+
+
+def read_card(folder: Path) -> Card:
+    """The card of a folder of weights. Raises WeightsError."""
+    file = folder / "card.json"
     try:
-        return msgspec.json.decode((folder / "card.json").read_bytes(), type=Card)
+        content = file.read_bytes()
+        found = msgspec.json.decode(content, type=_Format).format
+        if found != FORMAT:
+            said = f"{file} is of format {found}, and this version of pointsman reads {FORMAT}"
+            raise WeightsError(f"{said}; train the weights anew with `pointsman train encoder`")
+        return msgspec.json.decode(content, type=Card)
     except OSError as error:
-        raise WeightsError(f"{folder / 'card.json'} cannot be read: {error.strerror}; {_MEND}") from error
+        raise WeightsError(f"{file} cannot be read: {error.strerror}; {_MEND}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{folder / 'card.json'} is not a card: {error}; {_MEND}") from error
+        raise WeightsError(f"{file} is not a card: {error}; {_MEND}") from error
+
+
+def _calibration(file: Path, card: Card) -> Calibration:
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=CalibrationFile)
+    except OSError as error:
+        raise WeightsError(f"{file} cannot be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{file} is no calibration: {error}; make it with `pointsman calibrate`") from error
+    if found.weights != card.sha256.get("encoder.onnx"):
+        mend = "leave it out, and run `pointsman calibrate` again"
+        raise WeightsError(f"{file} was fitted for other weights than {card.name}; {mend}")
+    return found.calibration
 
 
 def _file(folder: Path, name: str, card: Card) -> bytes:
@@ -388,6 +464,10 @@ def _unit(vector: npt.NDArray[np.floating[Any]]) -> Floats:
     """`vector` at length one; zero stays zero."""
     length = float(np.linalg.norm(vector))
     return (vector / length if length else vector).astype(np.float32)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _words(id: str) -> str:

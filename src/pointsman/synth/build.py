@@ -46,7 +46,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     versions: int = 4
     """Each team's set comes in so many versions."""
     turns: int = 40
-    """User turns judged in each policy set, or a few more."""
+    """User turns judged in each policy set, or a few more,"""
+    each: float = 0.6
+    """and this many for each action that its policies cover, if that is more: a set for everything is asked most."""
     irrelevant: float = 0.05
     """Items of far-off work, right nowhere in the set,"""
     withheld: float = 0.1
@@ -335,9 +337,10 @@ class _Desk:
         asked = {work for works in by_policy.values() for work in works}
         # A conversation is mostly joined with one that the set has policies for, too.
         partners = [item for item in self.openers if item.works <= asked] or self.openers
+        wanted = max(self.plan.turns, self.plan.each * len(asked))
         judged, missed, seen = 0, 0, set[str]()
         # Once little is left that a policy takes, going on would only fill up with what none does.
-        while by_policy and judged < self.plan.turns and missed < ENOUGH_MISSES:
+        while by_policy and judged < wanted and missed < ENOUGH_MISSES:
             item = self.pick(by_policy, nothing, asked, seen, rng)
             if item is None:
                 missed += 1

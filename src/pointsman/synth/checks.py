@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, cast
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from pointsman.config import document
-from pointsman.conversation import read, trim
-from pointsman.errors import DataError, Problem
+from pointsman.conversation import trim
+from pointsman.overlap import user_turns
 from pointsman.synth import verify
 from pointsman.synth.corpus import Corpus
 from pointsman.synth.verify import Finding
@@ -29,7 +27,7 @@ def all_findings(
 ) -> Iterator[Finding]:
     """Every check. `against` are data folders or files whose user turns must not be in the corpus. Raises DataError."""
     these = verify.texts(corpus)
-    foreign = {name: said for path in against for name, said in user_turns(path).items()}
+    foreign = user_turns(*against)
     yield from verify.duplicates(these)
     yield from verify.contamination(these, foreign)
     yield from verify.lengths(these)
@@ -42,23 +40,6 @@ def all_findings(
         own = embedded([text.text if text.first else "" for text in these])
         others = {name: embedded(said) for name, said in foreign.items()}
         yield from verify.near_in_meaning(these, own, others)
-
-
-def user_turns(path: Path) -> dict[str, list[str]]:
-    """The user turns of a data folder's files (or of one file), by file name. Raises DataError."""
-    files = [path] if path.is_file() else sorted([*path.rglob("*.jsonl.gz"), *path.rglob("*.jsonl")])
-    if not files:
-        raise DataError([Problem(path="", message="holds no .jsonl.gz or .jsonl file", file=str(path))])
-    found: dict[str, list[str]] = {}
-    for file in files:
-        try:
-            with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
-                rows = [msgspec.json.decode(line, type=dict[str, object]) for line in lines if line.strip()]
-        except (OSError, EOFError, msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise DataError([Problem(path="", message=f"cannot be read: {error}", file=str(file))]) from None
-        turns = (turn for row in rows for turn in read(row.get("messages")).turns)
-        found[file.name] = list(dict.fromkeys(turn.text for turn in turns if turn.role == "user" and turn.text))
-    return found
 
 
 def embedded(texts: Sequence[str]) -> Floats:

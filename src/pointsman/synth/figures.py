@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pointsman.synth import verify
+from pointsman.overlap import words
 from pointsman.synth.corpus import Corpus
 from pointsman.synth.written import Item
 
@@ -91,8 +91,8 @@ def measured(corpus: Corpus) -> Figures:
     requests = Counter(item.turns[0].work for item in corpus.items if item.form)
     talks = [item for item in corpus.items if not item.form]
     asked = Counter(work for item in talks for work in item.works)
-    first = [len(verify.words(item.text(item.turns[0]))) for item in corpus.items]
-    later = [len(verify.words(item.text(turn))) for item in talks for turn in item.turns[1:]]
+    first = [len(words(item.text(item.turns[0]))) for item in corpus.items]
+    later = [len(words(item.text(turn))) for item in talks for turn in item.turns[1:]]
     sizes = [len(offer.entries) for offer in corpus.sets]
     actions = corpus.catalogue.actions
     return Figures(
@@ -125,7 +125,7 @@ def _turns(items: Sequence[Item]) -> Turns:
     shifts = Counter(shift for item in items for shift in _shifts(item))
     return Turns(
         all=sum(len(item.turns) for item in items),
-        distinct=len({tuple(verify.words(item.text(turn))) for item in items for turn in item.turns}),
+        distinct=len({tuple(words(item.text(turn))) for item in items for turn in item.turns}),
         follow_ups=sum(len(item.turns) - 1 for item in items),
         history=flags["history"],
         shifts_sibling=shifts["sibling"],
@@ -153,7 +153,7 @@ def _distinct(items: Sequence[Item], n: int) -> float:
     seen: set[tuple[str, ...]] = set()
     for item in items:
         for turn in item.turns:
-            said = verify.words(item.text(turn))
+            said = words(item.text(turn))
             for at in range(len(said) - n + 1):
                 count += 1
                 seen.add(tuple(said[at : at + n]))

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from pointsman.overlap import Foreign, words
 from pointsman.synth.corpus import Corpus
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -74,18 +75,11 @@ def texts(corpus: Corpus) -> list[Text]:
 
 # Duplicates -----------------------------------------------------------------------------------------------------------
 
-_WORDS = re.compile(r"\w+")
-
 # "and for three people?" may be said twice in fifteen thousand turns; a sentence of eight words is not.
 _SAID_ONCE = 8
 _SHINGLE = 4
 _ALIKE = 0.4
 """Share of common shingles (Jaccard) from which on two texts tell the same."""
-
-
-def words(text: str) -> list[str]:
-    """A text's words in lower case, without punctuation."""
-    return _WORDS.findall(text.lower())
 
 
 def duplicates(these: Sequence[Text]) -> Iterator[Finding]:
@@ -123,35 +117,17 @@ def _shingles(said: Sequence[str]) -> frozenset[int]:
 
 # Contamination --------------------------------------------------------------------------------------------------------
 
-_GRAM = 8
-
 
 def contamination(these: Sequence[Text], foreign: Mapping[str, Iterable[str]]) -> Iterator[Finding]:
     """Turns that share eight words in a row, or all of their words, with a text of the `foreign` sources."""
-    grams: dict[tuple[str, ...], str] = {}
-    wholes: dict[tuple[str, ...], str] = {}
-    for source, said in foreign.items():
-        for text in said:
-            these_words = words(text)
-            wholes[tuple(these_words)] = source
-            for gram in _grams(these_words):
-                grams.setdefault(gram, source)
+    others = Foreign(foreign)
     for each in these:
-        said = words(each.text)
-        # Two or three words ("thank you very much") belong to nobody.
-        if len(said) > 3 and (source := wholes.get(tuple(said))):
-            severity = "error" if len(said) >= _SAID_ONCE or each.first else "note"
-            yield _found("contamination", severity, each, f"is a text of {source}")
-        elif hits := [gram for gram in _grams(said) if gram in grams]:
-            yield _found("contamination", "error", each, f'has "{" ".join(hits[0])}" of {grams[hits[0]]}')
-
-
-def _grams(said: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    # Eight numbers in a row, or eight times one word, are no text.
-    for at in range(len(said) - _GRAM + 1):
-        gram = tuple(said[at : at + _GRAM])
-        if sum(len(word) > 2 and not word.isdigit() for word in set(gram)) >= _GRAM // 2:
-            yield gram
+        found = others.find(each.text)
+        if found and found.words is None:
+            severity = "error" if len(words(each.text)) >= _SAID_ONCE or each.first else "note"
+            yield _found("contamination", severity, each, f"is a text of {found.source}")
+        elif found and found.words:
+            yield _found("contamination", "error", each, f'has "{" ".join(found.words)}" of {found.source}')
 
 
 # Vectors --------------------------------------------------------------------------------------------------------------
