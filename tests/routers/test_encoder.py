@@ -144,16 +144,10 @@ def test_case_study_greeting_and_thanks_go_to_the_default(encoder: Encoder) -> N
     assert turns[-1] == (None, None)
 
 
-def test_case_study_as_far_as_it_goes(encoder: Encoder) -> None:
-    taught = config.load(ROOT / "examples" / "coding-case-study.yaml", env=None).policies
-    for policies, right in ((CODING, 4), (taught, 5)):
-        assert sum(expected == got for expected, got in case_study(encoder, policies)) >= right
-
-
-@pytest.mark.xfail(reason="5 of 8: little of the pool is about code, and the weights hardly know it (docs/lab/LOG.md)")
 def test_case_study(encoder: Encoder) -> None:
     taught = config.load(ROOT / "examples" / "coding-case-study.yaml", env=None).policies
-    assert sum(expected == got for expected, got in case_study(encoder, taught)) >= 6
+    for policies, right in ((CODING, 5), (taught, 6)):
+        assert sum(expected == got for expected, got in case_study(encoder, policies)) >= right
 
 
 def test_the_history_decides_a_turn_that_says_nothing_by_itself(encoder: Encoder) -> None:
