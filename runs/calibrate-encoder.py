@@ -1,6 +1,6 @@
 """The calibration on the card of the weights that ship, fitted by `pointsman.calibration` to held-out conversations.
 
-    python runs/calibrate-encoder.py FOLDER --data DATA --corpus build/corpus --bias -0.3 --temperature 0.055
+    python runs/calibrate-encoder.py FOLDER --data DATA --corpus build/corpus --bias -0.3 --temperature 0.05
 
 Of each development set, each held-out part of a training source and each held-out part of the corpus: so many turns
 with their policy on offer (5, 10, 20 policies and all), and some for which nothing on offer fits: foreign, fulfilled or

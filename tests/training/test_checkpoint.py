@@ -62,7 +62,7 @@ def refused(start: Path) -> str:
 
 def test_a_checkpoint_is_read_back_to_the_bit(tiny: Make, tokenizer: Tokenizer, folder: Path) -> None:
     begun, network = begin(str(folder)), tiny()
-    assert begun.source == "checkpoint kept"
+    assert begun.source == "checkpoint kept"  # nobody said how it was made
     ours, theirs = begun.network.state_dict(), network.state_dict()
     assert list(ours) == list(theirs)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -56,12 +56,12 @@ def begin(start: str, *, gate: float = 0.0, none: float = 0.2) -> Beginning:
     raise WeightsError(f"{folder} is neither a checkpoint ({WEIGHTS}) nor a folder of weights (card.json)")
 
 
-def save(network: Network, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a checkpoint. Raises OSError."""
+def save(network: Network, tokenizer: Tokenizer, folder: Path, *, made: str = "") -> None:
+    """Write a checkpoint; `made` says how it came about. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     config = network.bert.config
     shape = {name: getattr(config, name) for name in SHAPE_NAMES}
-    (folder / SHAPE).write_text(json.dumps(shape, indent=2) + "\n")
+    (folder / SHAPE).write_text(json.dumps(shape | {"made": made}, indent=2) + "\n")
     (folder / TOKENIZER).write_text(tokenizer.to_str(), encoding="utf-8")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     part = folder / f"{WEIGHTS}.part"
@@ -73,7 +73,9 @@ def load(folder: Path) -> Beginning:
     """Read a checkpoint. Raises WeightsError."""
     try:
         state = load_file(folder / WEIGHTS)
-        network = _shaped(json.loads((folder / SHAPE).read_text()))
+        shape: dict[str, object] = json.loads((folder / SHAPE).read_text())
+        made = shape.pop("made", None) or f"checkpoint {folder.name}"
+        network = _shaped(shape)
     except Exception as error:  # transformers raises a dozen kinds for a shape that is none
         raise WeightsError(f"{folder} cannot be read as a checkpoint: {error}") from error
     try:
@@ -81,7 +83,7 @@ def load(folder: Path) -> Beginning:
     except Exception as error:  # tokenizers raises bare Exceptions
         raise WeightsError(f"{folder / TOKENIZER} is no tokenizer: {error}") from error
     network = _filled(network, state, folder)
-    return Beginning(network=network, tokenizer=_bare(tokenizer), source=f"checkpoint {folder.name}")
+    return Beginning(network=network, tokenizer=_bare(tokenizer), source=str(made))
 
 
 SHAPE_NAMES = (

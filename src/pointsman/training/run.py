@@ -90,7 +90,8 @@ def run(
         told=lambda point: told(_line(point, settings)),
     )
     network = averaged(trainer.network.cpu(), original, settings.average)
-    checkpoint.save(network, began.tokenizer, work / "checkpoint")
+    made = f"{card.name} before export ({card.training}); {card.source}"
+    checkpoint.save(network, began.tokenizer, work / "checkpoint", made=made)
     card = export.export(network, began.tokenizer, out, card)
     if validation:
         card = _calibrated(out, card, validation.data, told)
