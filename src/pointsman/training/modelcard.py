@@ -32,7 +32,7 @@ def _page(card: Card, settings: Settings, mixture: Mixture, curve: Sequence[Poin
     size = card.sha256["encoder.onnx"][:16]
     yield f"# {card.name}"
     yield ""
-    yield "A policy router's encoder: it scores a conversation against policies in plain words. "
+    yield "A policy router's encoder: it scores a conversation against policies in plain words."
     yield f"Licence: {card.licence}. Began with: {card.source}."
     if settings.note:
         yield ""
@@ -56,9 +56,9 @@ def _page(card: Card, settings: Settings, mixture: Mixture, curve: Sequence[Poin
         )
     yield ""
     for source, count in mixture.overlapping.items():
-        yield f"* {count} conversations were left out that share text with {source}."
+        yield f"* Conversations left out, since they share text with {source}: {count}."
     if mixture.skipped:
-        yield f"* {len(mixture.skipped)} lines were left out that could not be used."
+        yield f"* Lines left out, since they cannot be used: {len(mixture.skipped)}."
     if not settings.data.apart:
         yield "* No data were named to be kept apart, so nothing was looked for."
     yield ""
