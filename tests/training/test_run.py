@@ -115,7 +115,7 @@ def test_a_run_gives_weights_with_their_card_and_says_how_it_goes(home: Path) ->
     assert f"| data | `{mixture.digest}`, below |" in readme
     assert f"| single | 1 | 63 | 63 | 3 | 3 | {mixture.figures[0].sha256[:12]} |" in readme
     assert f"| talk | 2 | 11 | 22 | 11 | 1 | {mixture.figures[1].sha256[:12]} |" in readme
-    assert "* 1 conversations were left out that share text with bench.jsonl." in readme
+    assert "* Conversations left out, since they share text with bench.jsonl: 1." in readme
     points = loop.read_curve(home / "out.work")
     assert [point.step for point in points] == [3, 6]
     for point in points:
@@ -221,7 +221,7 @@ def test_bad_lines_are_counted_if_that_is_asked_for(home: Path) -> None:
     done = train(home)
     assert done.exit_code == 0, done.stderr
     assert done.stderr.splitlines()[0].endswith("; 1 bad lines left out")
-    assert "* 1 lines were left out that could not be used." in (home / "out" / "README.md").read_text()
+    assert "* Lines left out, since they cannot be used: 1." in (home / "out" / "README.md").read_text()
 
 
 def test_a_run_stopped_by_ctrl_c_ends_with_130_and_goes_on(home: Path) -> None:
