@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import _thread
 import json
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -224,8 +225,17 @@ def test_bad_lines_are_counted_if_that_is_asked_for(home: Path) -> None:
     assert "* Lines left out, since they cannot be used: 1." in (home / "out" / "README.md").read_text()
 
 
+@pytest.fixture
+def heeds_sigint() -> Iterator[None]:
+    """A suite in the background has SIGINT ignored, and a test that served in this process has set it aside."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_sigint")
 def test_a_run_stopped_by_ctrl_c_ends_with_130_and_goes_on(home: Path) -> None:
-    edit(home, "steps = 6", "steps = 1000000")
+    edit(home, "steps = 6", "steps = 3000")  # a minute, should the signal be lost
     edit(home, 'data = ["data/dev"]', "")
 
     def stop(beyond: int) -> None:
